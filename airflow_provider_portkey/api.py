@@ -1,0 +1,543 @@
+"""
+The call as data: where it goes, what it carries, what came back and whether asking again can help.
+
+No HTTP library here: :mod:`airflow_provider_portkey.hooks.portkey` sends what this module describes and hands
+back what it received, whichever library it uses.
+
+.. seealso:: https://portkey.ai/docs/api-reference/inference-api/headers
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from airflow_provider_portkey import __version__
+from airflow_provider_portkey.batch import Batch, encode_id, is_same_id, shorten
+from airflow_provider_portkey.exceptions import (
+    Origin,
+    PortkeyApiError,
+    PortkeyInputError,
+    PortkeyRefusedError,
+    PortkeyTransientError,
+)
+
+T = TypeVar("T")
+
+DEFAULT_BASE_URL = "https://api.portkey.ai/v1"
+
+#: Seconds for one request in all. Portkey's own retries can hold a call for 60.
+DEFAULT_TIMEOUT = 90.0
+DEFAULT_CONNECT_TIMEOUT = 10.0
+
+#: A batch is some kilobytes. A larger answer is refused before it fills a triggerer's memory.
+MAX_ANSWER_BYTES = 8 * 2**20
+
+#: How often one call is sent before it counts as failed.
+ATTEMPTS = 3
+#: The longest pause between two of them in seconds; where the service asks for a longer one, the call ends and the
+#: wait goes on with its next poll.
+MAX_PAUSE = 10.0
+#: Whatever an answer asks for, no longer than this until the next poll, in seconds.
+MAX_RETRY_AFTER = 600.0
+
+_EXTRAS = frozenset(
+    "auth config connect_timeout headers managed provider proxy timeout verify virtual_key".split()
+)
+_KEY_HEADERS = frozenset({"authorization", "x-portkey-api-key"})
+_ROUTE_HEADERS = ("x-portkey-virtual-key", "x-portkey-provider", "x-portkey-config")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    What an Airflow connection of type ``portkey`` says.
+
+    Two connections with equal settings may share an HTTP session. ``repr`` shows no header: each may be a secret.
+
+    :param conn_id: the connection's id, for messages
+    :param base_url: ends in ``/v1``, without a slash behind it
+    :param headers: what each request carries
+    :param timeout: seconds for one request in all
+    :param connect_timeout: seconds of these for connecting
+    :param verify: whether to check the server's certificate, or the path of a file of CA certificates to check
+        it against
+    :param proxy: URL of an HTTP proxy; ``None`` leaves it to the environment
+    """
+
+    conn_id: str
+    base_url: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    timeout: float = DEFAULT_TIMEOUT
+    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
+    verify: bool | str = True
+    proxy: str | None = field(default=None, repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown: the headers' values as the connection gave them, and the proxy's URL."""
+        # Names that Portkey and its messages use openly: hiding "openai" everywhere would hide too much.
+        values = [v for k, v in self.headers if k not in ("accept", "user-agent", "x-portkey-provider")]
+        values += [v.split(" ", 1)[1] for v in values if v.startswith("Bearer ")]
+        return (*values, *([self.proxy] if self.proxy else ()))
+
+    @classmethod
+    def from_connection(
+        cls,
+        conn_id: str,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        schema: str | None = None,
+        password: str | None = None,
+        extra: str | None = None,
+    ) -> Settings:
+        """
+        Read the fields of an Airflow connection.
+
+        :param conn_id: the connection's id, for messages
+        :param host: base URL, with or without scheme (https unless given) and ``/v1``
+        :param port: port of the base URL, as a connection's URI has it
+        :param schema: path of the base URL, as a connection's URI has it; or ``http`` or ``https``
+        :param password: Portkey API key
+        :param extra: JSON object with the fields that README's table of the connection lists
+        :raises PortkeyInputError: if anything is missing or can't be meant, all of it listed at once
+        """
+        wrong = _Wrongs()
+        given = wrong.unless(_extra, extra) or {}
+        if unknown := sorted(map(str, given.keys() - _EXTRAS)):
+            wrong.append(f"extra: no such field: {', '.join(unknown)} (there are {', '.join(sorted(_EXTRAS))})")
+        base_url = wrong.unless(_base_url, host, port, schema) or ""
+        headers = wrong.unless(_headers, password, given) or ()
+        timeout = wrong.unless(_seconds, given, "timeout", DEFAULT_TIMEOUT) or 0
+        connect = wrong.unless(_seconds, given, "connect_timeout", DEFAULT_CONNECT_TIMEOUT) or 0
+        verify = wrong.unless(_verify, given)
+        proxy = wrong.unless(_proxy, given)
+        if wrong:
+            raise PortkeyInputError(
+                f"Connection {conn_id!r} can't be used for Portkey:\n" + "\n".join(f"  - {w}" for w in wrong)
+            )
+        return cls(conn_id, base_url, headers, timeout, min(connect, timeout), verify, proxy)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call, ready to be sent as it is: ``url`` is encoded already."""
+
+    method: Literal["GET"]
+    url: str
+    #: What is asked for, in the words of an error message.
+    subject: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """What came back. Names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def retrieve_batch(settings: Settings, batch_id: str) -> Request:
+    """
+    Return the call that retrieves one batch.
+
+    :raises PortkeyInputError: if ``batch_id`` can't be one
+    """
+    try:
+        segment = encode_id(batch_id)
+    except ValueError as error:
+        raise PortkeyInputError(f"{error}. Nothing was sent.") from None
+    return Request(
+        "GET",
+        f"{settings.base_url}/batches/{segment}",
+        f"retrieving batch {shorten(batch_id)!r} (connection {settings.conn_id!r})",
+    )
+
+
+def list_one_batch(settings: Settings) -> Request:
+    """Return the cheapest call that needs all that a connection gives: it lists at most one batch."""
+    return Request(
+        "GET", f"{settings.base_url}/batches?limit=1", f"listing batches (connection {settings.conn_id!r})"
+    )
+
+
+def read_answer(response: Response, request: Request, settings: Settings, read: Callable[[Any], T]) -> T:
+    """
+    Read the answer to any call.
+
+    :param read: makes the result of the decoded JSON, or raises ``ValueError``
+    :raises PortkeyRefusedError: if the call was refused and will be again
+    :raises PortkeyTransientError: if the same call may succeed later
+    """
+    answer = _decode(response.body)
+    if not 200 <= response.status < 300:
+        raise _failure(response, answer, request, settings)
+    try:
+        return read(answer)
+    except ValueError as error:
+        said = _message(answer) or shorten(response.body[:400].decode(errors="replace")) or "nothing"
+        origin, who = _origin(response, answer)
+        raise PortkeyTransientError(
+            f"{who} answered HTTP {response.status} to {request.subject} at {request.url}, but not with what was "
+            f"asked for: {error}. It says: {hide(said, settings)}",
+            status_code=response.status,
+            origin=origin,
+        ) from None
+
+
+def read_batch(response: Response, request: Request, settings: Settings, batch_id: str) -> Batch:
+    """Read the answer to :func:`retrieve_batch`. For what it raises see :func:`read_answer`."""
+    batch = read_answer(response, request, settings, Batch.from_dict)
+    if not is_same_id(batch.id, batch_id):
+        raise PortkeyTransientError(
+            f"The answer to {request.subject} at {request.url} is about another batch: {shorten(batch.id)!r}",
+            status_code=response.status,
+        )
+    return batch
+
+
+def read_list(answer: Any) -> None:
+    """Make sure that an answer is a list of batches, for :func:`read_answer`."""
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("data"), list):
+        raise ValueError("expected a JSON object with a list named 'data'")
+
+
+def too_large(request: Request) -> PortkeyTransientError:
+    """Return the error for an answer of more than :data:`MAX_ANSWER_BYTES`."""
+    return PortkeyTransientError(
+        f"The answer to {request.subject} at {request.url} has more than {MAX_ANSWER_BYTES // 2**20} MiB: that is "
+        "no batch. Is something else answering at that address?"
+    )
+
+
+def no_answer(error: BaseException, request: Request, settings: Settings) -> PortkeyTransientError:
+    """Return the error for a call that brought no answer, from whatever the HTTP library raised."""
+    return PortkeyTransientError(
+        f"No answer to {request.subject} at {request.url}: "
+        f"{type(error).__name__}: {hide(shorten(str(error) or 'no details', 300), settings)}. "
+        f"{_network_advice(error, settings)}",
+        origin="network",
+    )
+
+
+def is_worth_another_attempt(error: BaseException) -> bool:
+    """
+    Whether the same call should be sent once more at once, as one of :data:`ATTEMPTS`.
+
+    A provider's 404 is: just after a batch was created, the replica that is asked may not know it yet.
+    """
+    if isinstance(error, PortkeyTransientError):
+        return (error.retry_after or 0) <= MAX_PAUSE
+    return isinstance(error, PortkeyRefusedError) and error.status_code == 404 and error.origin == "provider"
+
+
+def pause(attempt: int, error: BaseException | None, chance: float) -> float:
+    """
+    Return how many seconds to wait before the next attempt.
+
+    :param attempt: how many were made
+    :param error: what the last one brought
+    :param chance: a random number from 0 to 1, so that many tasks do not come back together
+    """
+    asked = error.retry_after if isinstance(error, PortkeyApiError) else None
+    return min(MAX_PAUSE, asked or 2 ** (attempt - 1)) * (1 + chance / 2)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """
+    Return how many seconds an answer asks to wait, at most :data:`MAX_RETRY_AFTER`; ``None`` if it does not say.
+
+    :param headers: with names in lower case
+    :param now: the time, in Unix seconds
+    """
+    for name, unit in (("retry-after-ms", 1e-3), ("x-ms-retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(value).timestamp() - now
+            except (ValueError, OverflowError):
+                continue
+        if math.isfinite(seconds):
+            return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+    return None
+
+
+def hide(text: str, settings: Settings) -> str:
+    """Return ``text`` without the secrets of the connection: an answer may quote what was sent."""
+    for secret in sorted(settings.secrets, key=len, reverse=True):
+        if len(secret) >= 5:
+            text = text.replace(secret, "***")
+    return text
+
+
+class _Wrongs(list[str]):
+    """Collects what is wrong with a connection, so that its author learns all of it at once."""
+
+    def unless(self, read: Any, *args: Any) -> Any:
+        try:
+            return read(*args)
+        except ValueError as error:
+            self.extend(error.args)
+            return None
+
+
+def _extra(text: str | None) -> dict[str, Any]:
+    try:
+        extra = json.loads(text or "{}")
+    except ValueError:
+        extra = None
+    if not isinstance(extra, dict):
+        raise ValueError('extra: must be a JSON object such as {"virtual_key": "openai-prod"}')
+    # Forms send null or "" for a field that was left empty.
+    return {name: value for name, value in extra.items() if value not in (None, "", {})}
+
+
+def _base_url(host: str | None, port: int | None, schema: str | None) -> str:
+    text = (host or "").strip() or DEFAULT_BASE_URL
+    if "://" not in text:
+        text = f"{schema if schema in ('http', 'https') else 'https'}://{text}"
+    try:
+        parts = urlsplit(text)
+        port = parts.port or port
+    except ValueError as error:
+        raise ValueError(f"host: not a base URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"host: must be a base URL such as {DEFAULT_BASE_URL}")
+    if "@" in parts.netloc:
+        raise ValueError("host: must not hold a user or password; the Portkey API key is the password field")
+    if parts.query or parts.fragment:
+        raise ValueError("host: a base URL has no '?' and no '#'")
+    if re.search(r"[\s\\]", text):
+        raise ValueError("host: a base URL has no white space and no backslash")
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    path = [p for p in parts.path.split("/") if p]
+    if schema and schema not in ("http", "https"):
+        path += [p for p in schema.split("/") if p]
+    if not path or path[-1] != "v1":
+        path.append("v1")
+    return "/".join([f"{parts.scheme}://{name}" + (f":{port}" if port else ""), *path])
+
+
+def _headers(password: str | None, extra: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    wrong = _Wrongs()
+    key = (password or "").strip()
+    auth = extra.get("auth", "portkey")
+    headers = {"accept": "application/json", "user-agent": f"airflow-provider-portkey/{__version__}"}
+    own = wrong.unless(_own_headers, extra.get("headers", {})) or {}
+    if auth not in ("portkey", "bearer"):
+        wrong.append(f"extra: auth must be 'portkey' or 'bearer', got {shorten(repr(auth))}")
+    given: dict[str, tuple[str, str]] = {}
+    if key and auth == "bearer":
+        given["authorization"] = ("password, with auth 'bearer'", f"Bearer {key}")
+    elif key:
+        given["x-portkey-api-key"] = ("password", key)
+    for header in _ROUTE_HEADERS:
+        name = header.removeprefix("x-portkey-").replace("-", "_")
+        if name in extra:
+            text = wrong.unless(_config if name == "config" else _header_text, name, extra[name])
+            given[header] = (f"extra: {name}", text or "")
+    for header, (where, value) in given.items():
+        if header in own:
+            wrong.append(f"extra: headers has {header!r}, which {where} gives too: keep one of them")
+        if not _is_header_value(value):
+            wrong.append(f"{where}: holds line breaks or characters that a header can't carry")
+        headers[header] = value
+    headers |= own
+    if not key and not headers.keys() & _KEY_HEADERS:
+        wrong.append("password: the Portkey API key is missing")
+    routes = [h for h in _ROUTE_HEADERS if h in headers]
+    managed = wrong.unless(_flag, "managed", extra.get("managed", False))
+    if not routes and not managed:
+        wrong.append(
+            "extra: one of virtual_key, provider and config is missing. It names the provider credential that the "
+            "batch was created with; without it Portkey would look among its own managed batches. If that is "
+            "what you want, set managed to true"
+        )
+    if routes and managed:
+        wrong.append(f"extra: managed is true, but {', '.join(routes)} names a provider: keep one of them")
+    if wrong:
+        raise ValueError(*wrong)
+    return tuple(headers.items())
+
+
+def _own_headers(value: Any) -> dict[str, str]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, Mapping):
+        raise ValueError('extra: headers must be a JSON object such as {"x-portkey-trace-id": "nightly"}')
+    wrong = _Wrongs()
+    headers = {}
+    for name, content in value.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", str(name)):
+            wrong.append(f"extra: headers has {shorten(repr(name))}, which can't name a header")
+        elif not isinstance(content, (str, int, float)) or not _is_header_value(str(content).strip()):
+            wrong.append(f"extra: the value of {name!r} in headers can't be sent in a header")
+        else:
+            headers[str(name).lower()] = str(content).strip()
+    if wrong:
+        raise ValueError(*wrong)
+    return headers
+
+
+def _config(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(value, separators=(",", ":"))
+    text = _header_text(name, value)
+    if not text.startswith("{"):
+        return text
+    try:
+        return json.dumps(json.loads(text), separators=(",", ":"))
+    except ValueError:
+        raise ValueError("extra: config looks like JSON, but is not; it may also be an id (pc-...)") from None
+
+
+def _header_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"extra: {name} must be a string, got {type(value).__name__}")
+    return value.strip()
+
+
+def _is_header_value(value: str) -> bool:
+    return bool(value) and value.isprintable() and value.isascii()
+
+
+def _seconds(extra: Mapping[str, Any], name: str, default: float) -> float:
+    try:
+        seconds = float(extra.get(name, default))
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"extra: {name} must be a number of seconds above 0, got {shorten(repr(extra[name]))}")
+    return seconds
+
+
+def _flag(name: str, value: Any) -> bool:
+    flag = {"true": True, "false": False}.get(str(value).strip().lower())
+    if flag is None:
+        raise ValueError(f"extra: {name} must be true or false, got {shorten(repr(value))}")
+    return flag
+
+
+def _verify(extra: Mapping[str, Any]) -> bool | str:
+    try:
+        return _flag("verify", extra.get("verify", True))
+    except ValueError:
+        if isinstance(extra["verify"], str):
+            return extra["verify"].strip()
+        raise ValueError("extra: verify must be true, false or the path of a file of CA certificates") from None
+
+
+def _proxy(extra: Mapping[str, Any]) -> str | None:
+    proxy = extra.get("proxy")
+    if proxy is None:
+        return None
+    if not isinstance(proxy, str) or not re.match(r"https?://[^/\s]", proxy.strip()):
+        raise ValueError("extra: proxy must be a URL such as http://proxy.example.com:3128")
+    return proxy.strip()
+
+
+def _decode(body: bytes) -> Any:
+    # By what it is, not by its content-type: Portkey sends JSON as text/plain too.
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _failure(response: Response, answer: Any, request: Request, settings: Settings) -> PortkeyApiError:
+    status = response.status
+    origin, who = _origin(response, answer)
+    said = _message(answer) or shorten(re.sub(r"<[^>]*>", " ", response.body[:2000].decode(errors="replace")))
+    if 300 <= status < 400:
+        target = response.headers.get("location", "nowhere").split("?")[0]
+        said = f"a redirect to {target}, which is not followed, since it would carry the key there"
+    text = f"{who} answered HTTP {status} to {request.subject} at {request.url}: {said.rstrip('.') or 'without a word'}."
+    text = f"{hide(text, settings)} {_advice(status, origin)}".rstrip()
+    kind = PortkeyTransientError if status in (408, 429) or status >= 500 else PortkeyRefusedError
+    return kind(
+        text,
+        status_code=status,
+        origin=origin,
+        retry_after=retry_after(response.headers, time.time()),
+    )
+
+
+def _origin(response: Response, answer: Any) -> tuple[Origin, str]:
+    provider = answer.get("provider") if isinstance(answer, Mapping) else None
+    if isinstance(answer, Mapping) and answer.get("status") == "failure":
+        return "portkey", "Portkey"
+    provider = provider or response.headers.get("x-portkey-provider")
+    if isinstance(provider, str) and provider:
+        return "provider", f"The provider {shorten(provider, 40)!r} behind Portkey"
+    return "gateway", "The gateway"
+
+
+def _message(answer: Any) -> str:
+    """Find the words in an error's body; Portkey and its providers keep them in different places."""
+    if not isinstance(answer, Mapping):
+        return ""
+    error, message, data = answer.get("error"), answer.get("message"), answer.get("data")
+    candidates = (
+        error.get("message") if isinstance(error, Mapping) else None,
+        error,
+        message,
+        message.get("error") if isinstance(message, Mapping) else None,
+        data.get("message") if isinstance(data, Mapping) else None,
+        answer.get("html-message"),
+    )
+    return next((shorten(c, 300) for c in candidates if isinstance(c, str) and c.strip()), "")
+
+
+def _advice(status: int, origin: Origin) -> str:
+    if 300 <= status < 400:
+        return "Set the connection's host to the address that answers itself."
+    if origin == "provider" and status in (401, 403):
+        return (
+            "Portkey let the call pass: the provider's own credential, stored in Portkey under the virtual key or "
+            "provider slug (or in the connection's headers), is wrong or lacks a permission."
+        )
+    return {
+        400: "Check virtual_key, provider or config in the connection's extra: Portkey does not know such a name.",
+        401: "Check the Portkey API key, the connection's password: it is wrong, expired or missing.",
+        403: (
+            "The Portkey API key lacks a scope (batches need completions.write), or the organisation has a gateway "
+            "of its own that the connection's host should name."
+        ),
+        404: (
+            "Check batch_id, and that the connection names the provider and workspace that the batch was created in."
+            if origin == "provider"
+            else "Nothing answers to that path: check the connection's host, which must be the API's base URL."
+        ),
+        412: "A budget or limit set in Portkey is exhausted: raise it there.",
+        446: "A guardrail set in Portkey denied the call.",
+        429: "A rate limit.",
+    }.get(status, "")
+
+
+def _network_advice(error: BaseException, settings: Settings) -> str:
+    kind = f"{type(error).__name__} {error}"
+    if re.search(r"certificate|ssl|tls", kind, re.IGNORECASE):
+        return (
+            "The TLS handshake failed: if the gateway's certificate is signed by a private CA, name its file in "
+            "verify in the connection's extra, or in REQUESTS_CA_BUNDLE or SSL_CERT_FILE."
+        )
+    if re.search(r"time.?out", kind, re.IGNORECASE):
+        return (
+            f"The limits are timeout={settings.timeout:g} s for a request and "
+            f"connect_timeout={settings.connect_timeout:g} s, in the connection's extra."
+        )
+    return "Check the connection's host, and DNS, firewall and proxy between this machine and it."

@@ -1,0 +1,297 @@
+"""
+A batch as Portkey answers it, made trustworthy.
+
+Portkey hands on what the provider behind it says, and providers differ: other words for a status, times in
+milliseconds, counts as strings or not at all. Here such an answer becomes one typed value. Plain data: no
+network, no Airflow.
+
+.. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+from urllib.parse import quote, unquote
+
+
+class BatchStatus(StrEnum):
+    """The eight statuses that Portkey documents."""
+
+    VALIDATING = "validating"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a batch in this status has ended and will never change again."""
+        return self in TERMINAL_STATUSES
+
+
+TERMINAL_STATUSES = (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchStatus.CANCELLED)
+
+#: Bedrock's word for a batch that ended although some of its requests failed; it gives no counts.
+PARTIALLY_COMPLETED = "partially_completed"
+
+# The documented words, and what providers behind Portkey say instead.
+_MEANINGS = {status.value: status for status in BatchStatus} | {
+    "submitted": BatchStatus.VALIDATING,
+    "scheduled": BatchStatus.VALIDATING,
+    "processing": BatchStatus.IN_PROGRESS,
+    "processing_post_request_guardrails": BatchStatus.FINALIZING,
+    "stopping": BatchStatus.CANCELLING,
+    "canceling": BatchStatus.CANCELLING,
+    "complete": BatchStatus.COMPLETED,
+    "ended": BatchStatus.COMPLETED,
+    PARTIALLY_COMPLETED: BatchStatus.COMPLETED,
+    "file_upload_failed": BatchStatus.FAILED,
+    "batch_start_failed": BatchStatus.FAILED,
+    "stopped": BatchStatus.CANCELLED,
+    "canceled": BatchStatus.CANCELLED,
+}
+
+# Above this a timestamp is in milliseconds: as seconds it would lie after the year 5138.
+_MILLISECONDS_ABOVE = 10**11
+# What to_dict keeps of a batch's errors, since XComs and trigger events are rows of Airflow's database.
+_MAX_ERRORS, _MAX_MESSAGE = 20, 500
+
+
+@dataclass(frozen=True)
+class RequestCounts:
+    """How many requests a batch holds, by outcome; ``None`` where the provider does not say."""
+
+    total: int | None = None
+    completed: int | None = None
+    failed: int | None = None
+
+    def __str__(self) -> str:
+        if self == RequestCounts():
+            return "request counts unknown"
+        completed, failed, total = ("?" if n is None else n for n in (self.completed, self.failed, self.total))
+        return f"{completed} completed, {failed} failed, {total} in all"
+
+
+@dataclass(frozen=True)
+class BatchError:
+    """One entry of a batch's ``errors``, as the provider words it."""
+
+    code: str | None = None
+    message: str | None = None
+    param: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f" (line {self.line})" if self.line is not None else ""
+        return f"{self.code or 'error'}: {shorten(self.message or 'no message')}{where}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """
+    One batch, as far as its provider describes it.
+
+    Only ``id`` and ``status`` are sure to be there. Fields carry the names of Portkey's documentation.
+
+    :param id: the batch's id, as the provider writes it (Bedrock's are percent-encoded)
+    :param status: where the batch stands, in one of the eight documented words
+    :param provider_status: the word that came back, in lower snake case; differs from ``status`` where a
+        provider has a vocabulary of its own, and is ``None`` where it said none
+    :param output_file_id: file with the answers to the requests that succeeded. Some providers name it from
+        the start: only a terminal status says that the file is there
+    :param error_file_id: file with the answers to the requests that failed. Some providers always name one
+    :param created_at: and the other times: Unix seconds
+    :param errors: why the batch as a whole failed
+    :param metadata: the pairs that were given at creation
+    """
+
+    id: str
+    status: BatchStatus
+    provider_status: str | None = None
+    endpoint: str | None = None
+    completion_window: str | None = None
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    created_at: int | None = None
+    in_progress_at: int | None = None
+    expires_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts = RequestCounts()
+    errors: tuple[BatchError, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+
+    @property
+    def status_is_known(self) -> bool:
+        """Whether the provider's word for the status is one that this package knows."""
+        return self.provider_status in _MEANINGS
+
+    @classmethod
+    def from_dict(cls, answer: Any) -> Batch:
+        """
+        Read what Portkey answered, or what :meth:`to_dict` gave.
+
+        An unknown status counts as in flight. Anything but ``id`` and ``status`` may be absent or odd and
+        is then ``None``.
+
+        :param answer: the decoded JSON
+        :raises ValueError: if that is not a batch; the message says what it is instead
+        """
+        if not isinstance(answer, Mapping):
+            raise ValueError(f"expected a JSON object, got {type(answer).__name__}")
+        batch_id = _text(answer.get("id"))
+        if batch_id is None:
+            raise ValueError(f"the object has no 'id'; its keys are {_names(answer)}")
+        if "status" not in answer:
+            raise ValueError(f"the object has no 'status'; its keys are {_names(answer)}")
+        word = _text(answer["provider_status" if "provider_status" in answer else "status"])
+        word = word and _snake_case(word)
+        times = {f.name: _time(answer.get(f.name)) for f in fields(cls) if f.name.endswith("_at")}
+        counts = answer.get("request_counts")
+        metadata = answer.get("metadata")
+        return cls(
+            id=batch_id,
+            status=_MEANINGS.get(word or "", BatchStatus.IN_PROGRESS),
+            provider_status=word,
+            endpoint=_text(answer.get("endpoint")),
+            completion_window=_text(answer.get("completion_window")),
+            input_file_id=_text(answer.get("input_file_id")),
+            output_file_id=_text(answer.get("output_file_id")),
+            error_file_id=_text(answer.get("error_file_id")),
+            request_counts=RequestCounts(
+                **{f.name: _int(counts.get(f.name)) for f in fields(RequestCounts)}
+                if isinstance(counts, Mapping)
+                else {}
+            ),
+            errors=tuple(_errors(answer.get("errors"))),
+            metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
+            **times,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        Return the batch as JSON types under the documented names, for XCom and trigger events.
+
+        Every key is always there. ``provider_status`` is the one name that Portkey's documentation does not
+        have. Of many ``errors`` the first 20 are kept, each message cut to 500 characters.
+        """
+        answer: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        answer["object"] = "batch"
+        answer["status"] = self.status.value
+        answer["request_counts"] = vars(self.request_counts).copy()
+        answer["errors"] = self.errors and {
+            "object": "list",
+            "data": [
+                vars(e) | {"message": e.message and shorten(e.message, _MAX_MESSAGE)}
+                for e in self.errors[:_MAX_ERRORS]
+            ],
+        } or None
+        answer["metadata"] = None if self.metadata is None else dict(self.metadata)
+        return answer
+
+    def __str__(self) -> str:
+        word = self.provider_status
+        beside = "" if word == self.status else f" (the provider says {word!r})"
+        return f"Batch {self.id} is {self.status}{beside}: {self.request_counts}"
+
+
+def encode_id(batch_id: Any) -> str:
+    """
+    Return a batch's id as one path segment of a URL, percent-encoded exactly once.
+
+    Bedrock's ids come back encoded already, others plain; both forms address the same batch.
+
+    :param batch_id: the id, plain or percent-encoded; white space around it is ignored
+    :raises ValueError: if it can't be the id of a batch; the message names it and says what to check
+    """
+    if not isinstance(batch_id, str):
+        raise ValueError(f"batch_id must be a string, got {type(batch_id).__name__}")
+    shown = shorten(repr(batch_id))
+    try:
+        plain = unquote(batch_id.strip(), errors="strict")
+        segment = quote(plain, safe="")
+    except UnicodeError:
+        raise ValueError(f"batch_id {shown} is not text in UTF-8") from None
+    if plain in ("", "None"):
+        raise ValueError(f"batch_id is {shown}: did the task that should have handed it over push one?")
+    if plain in (".", ".."):
+        raise ValueError(f"batch_id {shown} would address another URL")
+    if not plain.isprintable():
+        raise ValueError(f"batch_id {shown} holds control characters or line breaks")
+    if len(segment) > _MAX_ID:
+        raise ValueError(f"batch_id {shown} has {len(batch_id)} characters: that is no id of a batch")
+    return segment
+
+
+# Bedrock's ARNs, the longest ids there are, have at most 1,011 characters.
+_MAX_ID = 2048
+
+
+def is_same_id(one: str, other: str) -> bool:
+    """Whether two ids address the same batch, be they percent-encoded or plain, whole or Vertex's last part."""
+    plain, also = unquote(one.strip()), unquote(other.strip())
+    return plain == also or plain.endswith(f"/{also}") or also.endswith(f"/{plain}")
+
+
+def shorten(text: str, limit: int = 200) -> str:
+    """Return ``text`` in one line of at most ``limit`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _snake_case(word: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word).lower()).strip("_")
+
+
+def _names(answer: Mapping[Any, Any]) -> str:
+    return shorten(", ".join(map(str, answer)) or "none")
+
+
+def _text(value: Any) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _int(value: Any) -> int | None:
+    """Read a count that may be a string (Vertex), or nonsense."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if math.isfinite(number) and number >= 0 else None
+
+
+def _time(value: Any) -> int | None:
+    number = _int(value)
+    if not number:
+        return None
+    return number // 1000 if number > _MILLISECONDS_ABOVE else number
+
+
+def _errors(value: Any) -> Iterator[BatchError]:
+    entries = value.get("data") if isinstance(value, Mapping) else value
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, Mapping):
+            code = entry.get("code")
+            yield BatchError(
+                code=None if code is None else str(code),  # Vertex's are ints
+                message=_text(entry.get("message")),
+                param=_text(entry.get("param")),
+                line=_int(entry.get("line")),
+            )
+        elif _text(entry):
+            yield BatchError(message=_text(entry))

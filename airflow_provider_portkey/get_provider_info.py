@@ -1,0 +1,80 @@
+"""What Airflow reads when it discovers providers, in every process: plain data, nothing imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _field(label: str, description: str, type_: str = "string", **schema: Any) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": [type_, "null"], **schema}}
+
+
+CONNECTION_TYPE: dict[str, Any] = {
+    "connection-type": "portkey",
+    "hook-class-name": "airflow_provider_portkey.hooks.portkey.PortkeyHook",
+    "hook-name": "Portkey",
+    "ui-field-behaviour": {
+        "hidden-fields": ["login", "port", "schema"],
+        "relabeling": {"host": "Base URL", "password": "Portkey API Key"},
+        "placeholders": {
+            "host": "https://api.portkey.ai/v1",
+            "extra": '{"virtual_key": "openai-prod"}',
+        },
+    },
+    "conn-fields": {
+        "virtual_key": _field(
+            "Virtual Key",
+            "Slug of the provider credential that the batch was created with. One of virtual key, provider and "
+            "config is needed.",
+            format="password",
+        ),
+        "provider": _field(
+            "Provider", "The same in today's form: @ and the slug, such as @openai-prod; or a provider's name."
+        ),
+        "config": _field("Config", "Id of a Portkey config (pc-...), or its JSON.", format="password"),
+        "managed": _field(
+            "Managed", "Ask for Portkey's own managed batches (pk_batch_...) instead of a provider's.", "boolean"
+        ),
+        "headers": _field("Headers", "Further headers to send, as a JSON object.", format="password"),
+        "auth": _field(
+            "Auth",
+            "Where the API key goes: portkey for x-portkey-api-key (default), bearer for Authorization.",
+            enum=["portkey", "bearer"],
+        ),
+        "timeout": _field("Timeout", "Seconds for one request in all. Default 90.", "number"),
+        "connect_timeout": _field("Connect Timeout", "Seconds of these for connecting. Default 10.", "number"),
+        "verify": _field(
+            "Verify", "true (default), false, or the path of a file of CA certificates to check the server's against."
+        ),
+        "proxy": _field(
+            "Proxy", "URL of an HTTP proxy, if the environment does not name it.", format="password"
+        ),
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return what Airflow registers of this package: the entry point ``apache_airflow_provider``."""
+    name = "Portkey"
+    package = "airflow_provider_portkey"
+
+    def modules(path: str) -> list[dict[str, Any]]:
+        return [{"integration-name": name, "python-modules": [f"{package}.{path}"]}]
+
+    return {
+        "package-name": "airflow-provider-portkey",
+        "name": name,
+        "description": "`Portkey <https://portkey.ai/>`__: wait for batches of LLM requests.",
+        "integrations": [
+            {
+                "integration-name": name,
+                "external-doc-url": "https://portkey.ai/docs/product/ai-gateway/batches",
+                "tags": ["ai"],
+            }
+        ],
+        "hooks": modules("hooks.portkey"),
+        "operators": modules("operators.batch"),
+        "sensors": modules("sensors.batch"),
+        "triggers": modules("triggers.batch"),
+        "connection-types": [CONNECTION_TYPE],
+    }

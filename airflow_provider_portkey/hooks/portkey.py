@@ -1,0 +1,395 @@
+"""The hook: an Airflow connection put to use, with ``requests`` on workers and ``aiohttp`` in the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from airflow.providers.common.compat.sdk import AirflowException, BaseHook, mask_secret
+
+from airflow_provider_portkey import api
+from airflow_provider_portkey.exceptions import (
+    PortkeyApiError,
+    PortkeyInputError,
+    PortkeyRefusedError,
+    PortkeyTransientError,
+)
+from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE
+
+if TYPE_CHECKING:
+    import ssl
+
+    import aiohttp
+    import requests
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_portkey.batch import Batch
+
+# HTTP libraries and tenacity are imported where they are first used: parsing a DAG must not pay for them.
+
+#: How many requests one connection's waits have under way at once in a triggerer.
+MAX_CONNECTIONS = 100
+
+
+class PortkeyHook(BaseHook):
+    """
+    Talks to Portkey's batch API with what an Airflow connection of type ``portkey`` says.
+
+    Each call has its own time limit and is sent up to three times when a failure may pass. A key that was
+    rotated is noticed: a 401 makes the hook read the connection again, once.
+
+    ``async with hook:`` keeps its HTTP session over several asynchronous calls. Hooks with equal settings on
+    one event loop share that session.
+
+    .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
+
+    :param portkey_conn_id: the id of the Airflow connection
+    """
+
+    conn_name_attr = "portkey_conn_id"
+    default_conn_name = "portkey_default"
+    conn_type = "portkey"
+    hook_name = "Portkey"
+
+    def __init__(self, portkey_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.portkey_conn_id = portkey_conn_id
+        self._settings: api.Settings | None = None
+        self._entered = 0
+        self._kept: AsyncExitStack | None = None
+        self._kept_for: api.Settings | None = None
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return how Airflow 2 shows the connection form; Airflow 3 reads the provider's metadata."""
+        behaviour = CONNECTION_TYPE["ui-field-behaviour"]
+        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """
+        Retrieve a batch.
+
+        :param batch_id: the batch's id, plain or percent-encoded
+        :raises PortkeyInputError: if the connection or ``batch_id`` can't be used; nothing was sent
+        :raises PortkeyRefusedError: if the call was refused and will be until somebody changes something
+        :raises PortkeyTransientError: if the call failed, but may succeed later
+        """
+        known = self._settings
+        settings = known or self._read_connection()
+        try:
+            return self._get_batch(settings, batch_id)
+        except PortkeyRefusedError as error:
+            if known is None or error.status_code != 401 or (settings := self._read_connection()) == known:
+                raise
+        return self._get_batch(settings, batch_id)
+
+    async def aget_batch(self, batch_id: str) -> Batch:
+        """Retrieve a batch without blocking the event loop. See :meth:`get_batch`."""
+        known = self._settings
+        settings = known or await self._aread_connection()
+        try:
+            return await self._aget_batch(settings, batch_id)
+        except PortkeyRefusedError as error:
+            if known is None or error.status_code != 401 or (settings := await self._aread_connection()) == known:
+                raise
+        return await self._aget_batch(settings, batch_id)
+
+    @property
+    def base_url(self) -> str:
+        """The base URL of the connection, ending in ``/v1``."""
+        return (self._settings or self._read_connection()).base_url
+
+    def get_conn(self) -> requests.Session:
+        """
+        Return a session that carries the connection's credentials, for calls that this hook does not have.
+
+        Their addresses begin with :attr:`base_url`. A redirect raises ``requests.TooManyRedirects``, since
+        following it would carry the key elsewhere. Give each call a ``timeout``, and close the session after use.
+
+        :raises PortkeyInputError: if the connection can't be used
+        """
+        return _session(self._settings or self._read_connection())
+
+    def test_connection(self) -> tuple[bool, str]:
+        """
+        Ask Portkey for a list of one batch, with all that the connection gives.
+
+        :return: whether it answered, and who refused what and why if it did not
+        """
+        try:
+            settings = self._read_connection()
+            request = api.list_one_batch(settings)
+            with _session(settings) as session:
+                response = _send(session, request, settings)
+            api.read_answer(response, request, settings, api.read_list)
+        except (PortkeyApiError, PortkeyInputError) as error:
+            return False, str(error)
+        return True, f"{settings.base_url} accepts the key and the provider, and lists batches."
+
+    async def __aenter__(self) -> PortkeyHook:
+        self._entered += 1
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._entered -= 1
+        if not self._entered:
+            await self._keep(None)
+
+    def _read_connection(self) -> api.Settings:
+        try:
+            return self._use(self.get_connection(self.portkey_conn_id))
+        except Exception as error:
+            raise _lookup_error(self.portkey_conn_id, error) from error
+
+    async def _aread_connection(self) -> api.Settings:
+        from airflow.providers.common.compat.connection import get_async_connection
+        from asgiref.sync import sync_to_async
+
+        try:
+            connection = await get_async_connection(self.portkey_conn_id, hook=self)
+            # In a thread: on Airflow 3 both reading and masking may talk to the supervisor.
+            return await sync_to_async(self._use)(connection)
+        except Exception as error:
+            raise _lookup_error(self.portkey_conn_id, error) from error
+
+    def _use(self, connection: Connection) -> api.Settings:
+        settings = api.Settings.from_connection(
+            self.portkey_conn_id,
+            host=connection.host,
+            port=connection.port,
+            schema=connection.schema,
+            password=connection.password,
+            extra=connection.extra,
+        )
+        for secret in settings.secrets:
+            mask_secret(secret)
+        self._settings = settings
+        return settings
+
+    def _get_batch(self, settings: api.Settings, batch_id: str) -> Batch:
+        from tenacity import Retrying
+
+        request = api.retrieve_batch(settings, batch_id)
+        with _session(settings) as session:
+            for attempt in Retrying(**self._retrying()):
+                with attempt:
+                    return api.read_batch(_send(session, request, settings), request, settings, batch_id)
+        raise AssertionError("unreachable: tenacity reraises")
+
+    async def _aget_batch(self, settings: api.Settings, batch_id: str) -> Batch:
+        from tenacity import AsyncRetrying
+
+        request = api.retrieve_batch(settings, batch_id)
+        if self._entered:
+            await self._keep(settings)
+        async with _shared(settings) as shared:
+            async for attempt in AsyncRetrying(**self._retrying()):
+                with attempt:
+                    response = await _asend(shared, request, settings)
+                    return api.read_batch(response, request, settings, batch_id)
+        raise AssertionError("unreachable: tenacity reraises")
+
+    async def _keep(self, settings: api.Settings | None) -> None:
+        """Hold on to the session for ``settings`` instead of the one held so far."""
+        if settings == self._kept_for:
+            return
+        kept, self._kept, self._kept_for = self._kept, None, settings
+        if settings is not None:
+            self._kept = AsyncExitStack()
+            await self._kept.enter_async_context(_shared(settings))
+        if kept is not None:
+            await kept.aclose()
+
+    def _retrying(self) -> dict[str, Any]:
+        from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            return api.pause(state.attempt_number, error, random.random())
+
+        def before_sleep(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            self.log.debug("Attempt %d of %d failed: %s", state.attempt_number, api.ATTEMPTS, error)
+
+        return {
+            "stop": stop_after_attempt(api.ATTEMPTS),
+            "wait": wait,
+            "retry": retry_if_exception(api.is_worth_another_attempt),
+            "before_sleep": before_sleep,
+            "reraise": True,
+        }
+
+
+def _lookup_error(conn_id: str, error: Exception) -> Exception:
+    """Tell a connection that can't be used, a mistake, from one that can't be looked up just now."""
+    if isinstance(error, PortkeyInputError):
+        return error
+    text = f"Airflow did not find connection {conn_id!r}: {type(error).__name__}: {error}"
+    if isinstance(error, (AirflowException, ValueError)):
+        return PortkeyInputError(text)
+    return PortkeyTransientError(text, origin="network")
+
+
+def _session(settings: api.Settings) -> requests.Session:
+    import requests
+
+    session = requests.Session()
+    # What the environment says of proxies and CAs is in `_proxy` and `_ca_file`, for both HTTP libraries alike;
+    # what else it says, a .netrc for the host, would put another credential in the place of ours.
+    session.trust_env = False
+    session.headers.update(settings.headers)
+    session.max_redirects = 0
+    session.verify = settings.verify if settings.verify is False else _ca_file(settings)
+    if proxy := _proxy(settings):
+        session.proxies = {"http": proxy, "https": proxy}
+    return session
+
+
+def _send(session: requests.Session, request: api.Request, settings: api.Settings) -> api.Response:
+    import requests
+    import urllib3
+
+    deadline = time.monotonic() + settings.timeout
+    body = bytearray()
+    try:
+        with session.request(
+            request.method,
+            request.url,
+            stream=True,
+            allow_redirects=False,
+            timeout=(settings.connect_timeout, settings.timeout),
+        ) as response:
+            # read1 returns what is there: a body that trickles can't hold the call beyond its limit.
+            while chunk := response.raw.read1(2**16, decode_content=True):
+                body += chunk
+                if len(body) > api.MAX_ANSWER_BYTES:
+                    raise api.too_large(request)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the body was not complete after {settings.timeout:g} s")
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return api.Response(response.status_code, headers, bytes(body))
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise api.no_answer(error, request, settings) from None
+
+
+@dataclass
+class _Shared:
+    session: aiohttp.ClientSession
+    slots: asyncio.Semaphore
+    users: int = 0
+
+
+_sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[api.Settings, _Shared]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def _shared(settings: api.Settings) -> AsyncIterator[_Shared]:
+    """Give the session of all who use ``settings`` on this event loop; the last to leave closes it."""
+    sessions = _sessions.setdefault(asyncio.get_running_loop(), {})
+    shared = sessions.get(settings)
+    if shared is None:
+        shared = sessions[settings] = _open(settings)
+    shared.users += 1
+    try:
+        yield shared
+    finally:
+        shared.users -= 1
+        if not shared.users:
+            del sessions[settings]
+            await shared.session.close()
+
+
+def _open(settings: api.Settings) -> _Shared:
+    import aiohttp
+    from yarl import URL
+
+    proxy, proxy_auth = _proxy(settings), None
+    if proxy and (url := URL(proxy)).user:
+        proxy_auth = aiohttp.BasicAuth(url.user or "", url.password or "")
+        proxy = str(url.with_user(None))
+    session = aiohttp.ClientSession(
+        headers=settings.headers,
+        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_ssl_context(settings)),
+        timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        proxy=proxy,
+        proxy_auth=proxy_auth,
+    )
+    # A queue for the connector's slots would be part of each request's time limit; one of our own is not.
+    return _Shared(session, asyncio.Semaphore(MAX_CONNECTIONS))
+
+
+async def _asend(shared: _Shared, request: api.Request, settings: api.Settings) -> api.Response:
+    import aiohttp
+    from yarl import URL
+
+    body = bytearray()
+    try:
+        async with (
+            shared.slots,
+            shared.session.request(
+                request.method, URL(request.url, encoded=True), allow_redirects=False
+            ) as response,
+        ):
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > api.MAX_ANSWER_BYTES:
+                    raise api.too_large(request)
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return api.Response(response.status, headers, bytes(body))
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise api.no_answer(error, request, settings) from None
+
+
+def _ssl_context(settings: api.Settings) -> ssl.SSLContext | bool:
+    import ssl
+
+    if settings.verify is False:
+        return False
+    path = _ca_file(settings)
+    return ssl.create_default_context(**{"capath" if os.path.isdir(path) else "cafile": path})
+
+
+def _ca_file(settings: api.Settings) -> str:
+    """Return the file or folder of CA certificates: the connection's, the environment's or certifi's."""
+    from requests.certs import where
+
+    named: Iterable[tuple[str, str | None]] = (
+        [("verify in the connection's extra", settings.verify)]
+        if isinstance(settings.verify, str)
+        else [(name, os.environ.get(name)) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")]
+    )
+    for name, path in named:
+        if path and not os.path.exists(path):
+            raise PortkeyInputError(
+                f"Connection {settings.conn_id!r}: {name} names {path!r}, and there is no such file here."
+            )
+        if path:
+            return path
+    return where()
+
+
+def _proxy(settings: api.Settings) -> str | None:
+    """Return the proxy's URL: the connection's, or the environment's unless ``NO_PROXY`` excepts the host."""
+    if settings.proxy:
+        return settings.proxy
+    from requests.utils import get_environ_proxies, select_proxy
+
+    url = settings.base_url
+    proxy: str | None = select_proxy(url, get_environ_proxies(url))
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if proxy and not proxy.startswith(("http://", "https://")):
+        raise PortkeyInputError(
+            f"Connection {settings.conn_id!r}: the environment names a {proxy.split(':')[0]} proxy for {url}; only "
+            "http and https proxies are supported. Set proxy in the connection's extra, or NO_PROXY."
+        )
+    return proxy

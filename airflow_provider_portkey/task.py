@@ -1,0 +1,175 @@
+"""What the sensor and the operator share: how a task looks at a batch, waits, and ends."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow_provider_portkey.batch import Batch, BatchStatus, is_same_id
+from airflow_provider_portkey.exceptions import (
+    PortkeyBatchCancelledError,
+    PortkeyBatchEndedError,
+    PortkeyBatchExpiredError,
+    PortkeyBatchFailedError,
+    PortkeyBatchTimeoutError,
+    PortkeyEventError,
+    PortkeyInputError,
+    PortkeyRefusedError,
+    PortkeyRequestsFailedError,
+    PortkeyTransientError,
+)
+from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.verdict import Outcome, Policy, judge
+from airflow_provider_portkey.wait import Progress
+
+if TYPE_CHECKING:
+    import logging
+
+    from airflow.providers.common.compat.sdk import BaseOperator, Context
+
+    _Base = BaseOperator
+else:
+    _Base = object
+
+# How long after the task's own deadline Airflow may end a deferral: longer than a triggerer takes to restart and to
+# make one last call, since Airflow 2.11 would take its own deadline for a fault and retry.
+_DEFER_MARGIN = timedelta(minutes=15)
+
+_BAD_ENDS = {
+    BatchStatus.FAILED: PortkeyBatchFailedError,
+    BatchStatus.EXPIRED: PortkeyBatchExpiredError,
+    BatchStatus.CANCELLED: PortkeyBatchCancelledError,
+}
+
+
+class BatchTask(_Base):
+    """Mixed into an operator that has these attributes, ``timeout`` in seconds."""
+
+    batch_id: str
+    portkey_conn_id: str
+    timeout: float
+    _policy: Policy
+
+    @cached_property
+    def hook(self) -> PortkeyHook:
+        """The hook for the task's connection."""
+        return PortkeyHook(self.portkey_conn_id)
+
+    @cached_property
+    def _progress(self) -> Progress:
+        return Progress()
+
+    def _look(self, context: Context) -> dict[str, Any] | None:
+        """
+        Retrieve the batch; return what the task returns, or ``None`` if it has to go on waiting.
+
+        A failure that may pass is logged and counts as "still waiting".
+        """
+        try:
+            batch = self.hook.get_batch(self.batch_id)
+        except PortkeyTransientError as error:
+            _log(self.log, self._progress.missed(error))
+            return None
+        _log(self.log, self._progress.saw(batch))
+        return self._end(context, batch)
+
+    def _end(self, context: Context, batch: Batch) -> dict[str, Any] | None:
+        """
+        Do what the verdict on ``batch`` says.
+
+        :return: what the task returns, or ``None`` while the batch is in flight
+        :raises PortkeyBatchEndedError: if it ended badly; what it brought is in XCom by then
+        """
+        verdict = judge(batch, self._policy)
+        if verdict.outcome is Outcome.WAIT:
+            return None
+        answer = batch.to_dict()
+        failed = verdict.outcome is not Outcome.SUCCEED
+        if self.do_xcom_push:
+            ti = context["ti"]
+            ti.xcom_push(key="output_file_id", value=batch.output_file_id)
+            ti.xcom_push(key="error_file_id", value=batch.error_file_id)
+            if failed:  # on success Airflow does it
+                ti.xcom_push(key="return_value", value=answer)
+        if not failed:
+            (self.log.warning if verdict.warn else self.log.info)("%s", verdict.reason)
+            return answer
+        kind: type[PortkeyBatchEndedError] = PortkeyRequestsFailedError
+        if verdict.outcome is Outcome.FAIL:
+            kind = _BAD_ENDS.get(batch.status, PortkeyBatchEndedError)
+        raise kind(verdict.reason, batch)
+
+    def _defer(self, *, started_at: float, poke_interval: float, **pace: Any) -> NoReturn:
+        """Hand the wait to the triggerer until ``timeout`` seconds after ``started_at``."""
+        from airflow_provider_portkey.triggers.batch import PortkeyBatchTrigger
+
+        left = started_at + self.timeout - time.time()
+        if left <= 0:
+            self._time_is_up()
+        self.log.info("Deferring for up to %.0f s, to look every %g s.", left, poke_interval)
+        self.defer(
+            trigger=PortkeyBatchTrigger(
+                batch_id=self.batch_id,
+                portkey_conn_id=self.portkey_conn_id,
+                poke_interval=poke_interval,
+                started_at=started_at,
+                deadline=started_at + self.timeout,
+                **pace,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=left) + _DEFER_MARGIN,
+        )
+
+    def _resume(self, context: Context, event: Any) -> dict[str, Any]:
+        """
+        Judge the one event of :class:`~airflow_provider_portkey.triggers.batch.PortkeyBatchTrigger`.
+
+        :raises PortkeyEventError: if it is anything else, or about another batch
+        """
+        if not isinstance(event, dict) or not is_same_id(str(event.get("batch_id", "")), self.batch_id):
+            raise PortkeyEventError(
+                f"Expected an event about batch {self.batch_id!r} from its trigger, got {event!r:.200}."
+            )
+        kind, message = event.get("event"), str(event.get("message"))
+        if kind == "timeout":
+            self._progress.last = message
+            self._time_is_up()
+        if kind == "input_error":
+            raise PortkeyInputError(message)
+        if kind == "refused":
+            raise PortkeyRefusedError(
+                message, status_code=event.get("status_code"), origin=event.get("origin", "gateway")
+            )
+        if kind == "ended":
+            try:
+                batch = Batch.from_dict(event.get("batch"))
+            except ValueError as error:
+                raise PortkeyEventError(f"The trigger's event holds no batch: {error}.") from None
+            if is_same_id(batch.id, self.batch_id) and (answer := self._end(context, batch)) is not None:
+                return answer
+        raise PortkeyEventError(f"The trigger's event about batch {self.batch_id!r} tells no end: {event!r:.200}.")
+
+    def _time_is_up(self) -> NoReturn:
+        raise PortkeyBatchTimeoutError(
+            f"Batch {self.batch_id} had not ended when the task's timeout of {self.timeout:g} s was over. "
+            f"Last seen: {self._progress.last}. The batch goes on: clear the task to wait again, and raise timeout."
+        )
+
+
+def _log(log: logging.Logger, lines: list[tuple[int, str]]) -> None:
+    for level, text in lines:
+        log.log(level, "%s", text)
+
+
+def as_seconds(name: str, value: timedelta | float) -> float:
+    """
+    Return a duration in seconds.
+
+    :raises ValueError: if it is not one
+    """
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise ValueError(f"{name} must be a timedelta or a number of seconds, 0 or more; got {value!r}")
+    return float(seconds)

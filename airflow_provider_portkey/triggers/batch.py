@@ -1,0 +1,111 @@
+"""The trigger: what thousands of waits run on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_portkey.exceptions import PortkeyInputError, PortkeyRefusedError, PortkeyTransientError
+from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.wait import Progress, Schedule
+
+
+class PortkeyBatchTrigger(BaseTrigger):
+    """
+    Looks at a batch until it has ended, the deadline is over, or Portkey refuses.
+
+    It fires one event: a dict with ``batch_id``, ``event`` (``"ended"``, ``"timeout"``, ``"refused"`` or
+    ``"input_error"``) and, with ``"ended"``, the ``batch`` as :meth:`Batch.to_dict()
+    <airflow_provider_portkey.batch.Batch.to_dict>` gives it, else a ``message``. What that means for the task is
+    for the worker to judge. Neither the arguments nor the event hold a secret.
+
+    Failures that may pass do not end it.
+
+    :param batch_id: the batch
+    :param portkey_conn_id: the id of the Airflow connection
+    :param poke_interval: seconds between two looks, spread by a tenth either way
+    :param started_at: when the wait began, in Unix seconds; default: now
+    :param deadline: when it ends, in Unix seconds, also if the trigger is moved to another triggerer; default:
+        never
+    :param exponential_backoff: let the interval grow with the time waited so far
+    :param max_wait: the longest interval in seconds
+    """
+
+    def __init__(
+        self,
+        batch_id: str,
+        portkey_conn_id: str = PortkeyHook.default_conn_name,
+        poke_interval: float = 60.0,
+        started_at: float | None = None,
+        deadline: float | None = None,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_id = batch_id
+        self.portkey_conn_id = portkey_conn_id
+        self.poke_interval = poke_interval
+        self.started_at = time.time() if started_at is None else started_at
+        self.deadline = deadline
+        self.exponential_backoff = exponential_backoff
+        self.max_wait = max_wait
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow stores to make the same trigger anywhere."""
+        names = (
+            "batch_id portkey_conn_id poke_interval started_at deadline exponential_backoff max_wait".split()
+        )
+        return f"{type(self).__module__}.{type(self).__qualname__}", {n: getattr(self, n) for n in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until there is something to tell, and tell it once."""
+        try:
+            yield TriggerEvent({"batch_id": self.batch_id, **await self._wait()})
+        except PortkeyRefusedError as error:
+            yield TriggerEvent(
+                {
+                    "batch_id": self.batch_id,
+                    "event": "refused",
+                    "message": str(error),
+                    "status_code": error.status_code,
+                    "origin": error.origin,
+                }
+            )
+        except PortkeyInputError as error:
+            yield TriggerEvent({"batch_id": self.batch_id, "event": "input_error", "message": str(error)})
+
+    async def _wait(self) -> dict[str, Any]:
+        schedule = Schedule(
+            started_at=self.started_at,
+            deadline=float("inf") if self.deadline is None else self.deadline,
+            poke_interval=self.poke_interval,
+            exponential_backoff=self.exponential_backoff,
+            max_wait=self.max_wait,
+        )
+        progress = Progress()
+        # The worker has just looked. A random part of the interval keeps the triggers that a restarted triggerer
+        # takes up all at once from polling in step ever after.
+        delay = schedule.delay(random.random())
+        if delay is not None:
+            await asyncio.sleep(delay * random.random())
+        async with PortkeyHook(self.portkey_conn_id) as hook:
+            while True:
+                try:
+                    batch = await hook.aget_batch(self.batch_id)
+                except PortkeyTransientError as error:
+                    lines = progress.missed(error)
+                else:
+                    lines = progress.saw(batch)
+                    if batch.status.is_terminal:
+                        return {"event": "ended", "batch": batch.to_dict()}
+                for level, text in lines:
+                    self.log.log(level, "%s", text)
+                delay = schedule.delay(random.random(), progress.retry_after)
+                if delay is None:
+                    return {"event": "timeout", "message": progress.last}
+                await asyncio.sleep(delay)

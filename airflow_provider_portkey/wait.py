@@ -1,0 +1,117 @@
+"""
+The course of one wait: when to look again, and what of it is worth a line in the log.
+
+The trigger and the operator that waits on a worker share this; a poking sensor is paced by Airflow and shares
+what is logged. No I/O, no Airflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from airflow_provider_portkey.batch import Batch
+from airflow_provider_portkey.exceptions import PortkeyTransientError
+
+Line = tuple[int, str]
+
+
+class Progress:
+    """
+    Remembers what the last look at a batch brought, so that a log tells changes and not polls.
+
+    :ivar last: what was seen last, in words
+    :ivar retry_after: how many seconds the last answer asked to wait
+    """
+
+    def __init__(self) -> None:
+        self.last = "never seen"
+        self.retry_after = 0.0
+        self._state: object = None
+        self._failing = False
+        self._warned: set[str | None] = set()
+
+    def saw(self, batch: Batch) -> list[Line]:
+        """Take note of an answer; return the lines to log, with their levels."""
+        state = (batch.provider_status, batch.request_counts)
+        lines = []
+        if self._failing:
+            lines.append((logging.INFO, f"Batch {batch.id}: Portkey answers again."))
+        if state != self._state:
+            lines.append((logging.INFO, f"{batch}."))
+        word = batch.provider_status
+        if not batch.status_is_known and word not in self._warned:
+            self._warned.add(word)
+            lines.append(
+                (
+                    logging.WARNING,
+                    f"Batch {batch.id}: the provider's status {word!r} is not a known one; it counts as in flight, "
+                    "and only the task's timeout ends the wait if it stays.",
+                )
+            )
+        self.last, self.retry_after = str(batch), 0.0
+        self._state, self._failing = state, False
+        return lines
+
+    def missed(self, error: PortkeyTransientError) -> list[Line]:
+        """Take note of a look that failed; return the lines to log, with their levels."""
+        state = (error.origin, error.status_code)
+        changed = state != self._state
+        self.last, self.retry_after = f"{self.last.split(' Then: ')[0]} Then: {error}", error.retry_after or 0.0
+        self._state, self._failing = state, True
+        return [(logging.WARNING, f"{error} The wait goes on.")] if changed else []
+
+
+class Schedule:
+    """
+    When to look again, until the deadline.
+
+    The deadline is wall-clock time, since a trigger may go on in another process; within one it is measured
+    with the monotonic clock, so that a clock that is set does not move it.
+
+    :param started_at: when the wait began, in Unix seconds
+    :param deadline: when it ends, in Unix seconds
+    :param poke_interval: seconds between two looks
+    :param exponential_backoff: let the interval grow with the time waited so far, which about doubles it each time
+    :param max_wait: the longest interval in seconds; ``None`` for no limit
+    :param clock: a monotonic clock
+    """
+
+    def __init__(
+        self,
+        *,
+        started_at: float,
+        deadline: float,
+        poke_interval: float,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        offset = clock() - time.time()
+        self._started_at = started_at + offset
+        self._deadline = deadline + offset
+        self._poke_interval = poke_interval
+        self._exponential_backoff = exponential_backoff
+        self._max_wait = max_wait
+        self._clock = clock
+
+    def delay(self, chance: float, retry_after: float = 0.0) -> float | None:
+        """
+        Return the seconds until the next look, or ``None`` when the time is up.
+
+        The last look falls on the deadline.
+
+        :param chance: a random number from 0 to 1: spreads the interval by a tenth either way
+        :param retry_after: seconds that the last answer asked to wait
+        """
+        now = self._clock()
+        left = self._deadline - now
+        if left <= 0:
+            return None
+        interval = self._poke_interval
+        if self._exponential_backoff:
+            interval = max(interval, now - self._started_at)
+        if self._max_wait is not None:
+            interval = min(interval, self._max_wait)
+        return min(max(interval, retry_after) * (0.9 + chance / 5), left)

@@ -1,0 +1,78 @@
+"""Runs DAGs in a real Airflow, without a scheduler: what ``dag.test()`` does, and what came of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Run:
+    """What came of a DAG run."""
+
+    state: str
+    #: By task id, with the map index behind it if there is one.
+    states: dict[str, str] = field(default_factory=dict)
+    #: By the same, then by key.
+    xcoms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: What failed tasks raised.
+    errors: list[BaseException] = field(default_factory=list)
+
+
+def dags_folder() -> Path:
+    """The folder that Airflow reads DAGs from."""
+    return Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+
+
+def load_dag(name: str) -> Any:
+    """Import ``name``.py of the DAGs' folder and return its one DAG."""
+    from airflow.providers.common.compat.sdk import DAG
+
+    path = dags_folder() / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"dag_file_{name}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return next(value for value in vars(module).values() if isinstance(value, DAG))
+
+
+def run_dag(dag: Any, conf: dict[str, Any] | None = None) -> Run:
+    """Run a DAG whose file is in the DAGs' folder to its end, deferrals included, in this process."""
+    errors: list[BaseException] = []
+    for task in dag.tasks:
+        task.on_failure_callback = [lambda context: errors.append(context["exception"])]
+    result = dag.test(run_conf=conf)
+    run = Run(str(result.state), errors=errors)
+    for ti in result.get_task_instances():
+        name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
+        run.states[name] = str(getattr(ti.state, "value", ti.state))
+        run.xcoms[name] = {
+            key: ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index)
+            for key in ("return_value", "output_file_id", "error_file_id")
+        }
+    return run
+
+
+_SOURCE = """
+from datetime import datetime
+from airflow.providers.common.compat.sdk import DAG
+from airflow_provider_portkey.operators.batch import PortkeyRetrieveBatchOperator
+from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
+
+with DAG({name!r}, schedule=None, start_date=datetime(2026, 1, 1)) as dag:
+    {operator}(task_id="wait", batch_id="{{{{ dag_run.conf['batch_id'] }}}}", **{kwargs!r})
+"""
+
+
+def run_wait(operator: str, batch_id: str, **kwargs: Any) -> Run:
+    """Run a DAG of one task ``wait``, of class ``operator`` with ``kwargs``, for ``batch_id``."""
+    name = "one_wait"
+    path = dags_folder() / f"{name}.py"
+    path.write_text(_SOURCE.format(name=name, operator=operator, kwargs={"poke_interval": 0.2} | kwargs))
+    try:
+        return run_dag(load_dag(name), {"batch_id": batch_id})
+    finally:
+        path.unlink()
