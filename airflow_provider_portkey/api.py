@@ -48,9 +48,7 @@ MAX_PAUSE = 10.0
 #: Whatever an answer asks for, no longer than this until the next poll, in seconds.
 MAX_RETRY_AFTER = 600.0
 
-_EXTRAS = frozenset(
-    "auth config connect_timeout headers managed provider proxy timeout verify virtual_key".split()
-)
+_EXTRAS = frozenset("auth config connect_timeout headers managed provider proxy timeout verify virtual_key".split())
 _KEY_HEADERS = frozenset({"authorization", "x-portkey-api-key"})
 _ROUTE_HEADERS = ("x-portkey-virtual-key", "x-portkey-provider", "x-portkey-config")
 
@@ -165,9 +163,7 @@ def retrieve_batch(settings: Settings, batch_id: str) -> Request:
 
 def list_one_batch(settings: Settings) -> Request:
     """Return the cheapest call that needs all that a connection gives: it lists at most one batch."""
-    return Request(
-        "GET", f"{settings.base_url}/batches?limit=1", f"listing batches (connection {settings.conn_id!r})"
-    )
+    return Request("GET", f"{settings.base_url}/batches?limit=1", f"listing batches (connection {settings.conn_id!r})")
 
 
 def read_answer(response: Response, request: Request, settings: Settings, read: Callable[[Any], T]) -> T:
@@ -465,7 +461,9 @@ def _failure(response: Response, answer: Any, request: Request, settings: Settin
     if 300 <= status < 400:
         target = response.headers.get("location", "nowhere").split("?")[0]
         said = f"a redirect to {target}, which is not followed, since it would carry the key there"
-    text = f"{who} answered HTTP {status} to {request.subject} at {request.url}: {said.rstrip('.') or 'without a word'}."
+    text = (
+        f"{who} answered HTTP {status} to {request.subject} at {request.url}: {said.rstrip('.') or 'without a word'}."
+    )
     text = f"{hide(text, settings)} {_advice(status, origin)}".rstrip()
     kind = PortkeyTransientError if status in (408, 429) or status >= 500 else PortkeyRefusedError
     return kind(
@@ -477,10 +475,12 @@ def _failure(response: Response, answer: Any, request: Request, settings: Settin
 
 
 def _origin(response: Response, answer: Any) -> tuple[Origin, str]:
-    provider = answer.get("provider") if isinstance(answer, Mapping) else None
     if isinstance(answer, Mapping) and answer.get("status") == "failure":
         return "portkey", "Portkey"
-    provider = provider or response.headers.get("x-portkey-provider")
+    provider = answer.get("provider") if isinstance(answer, Mapping) else None
+    if not provider and response.status < 500:
+        # Portkey sends this header with its own faults too, such as a provider it could not reach.
+        provider = response.headers.get("x-portkey-provider")
     if isinstance(provider, str) and provider:
         return "provider", f"The provider {shorten(provider, 40)!r} behind Portkey"
     return "gateway", "The gateway"

@@ -192,13 +192,16 @@ class Batch:
         answer["object"] = "batch"
         answer["status"] = self.status.value
         answer["request_counts"] = vars(self.request_counts).copy()
-        answer["errors"] = self.errors and {
-            "object": "list",
-            "data": [
-                vars(e) | {"message": e.message and shorten(e.message, _MAX_MESSAGE)}
-                for e in self.errors[:_MAX_ERRORS]
-            ],
-        } or None
+        answer["errors"] = (
+            self.errors
+            and {
+                "object": "list",
+                "data": [
+                    vars(e) | {"message": e.message and shorten(e.message, _MAX_MESSAGE)}
+                    for e in self.errors[:_MAX_ERRORS]
+                ],
+            }
+        ) or None
         answer["metadata"] = None if self.metadata is None else dict(self.metadata)
         return answer
 

@@ -36,6 +36,9 @@ class PortkeyApiError(PortkeyError):
     :param retry_after: how many seconds the answer asked to wait, ``None`` if it did not say
     """
 
+    # Airflow's base has a class attribute of this name and another meaning.
+    status_code: int | None  # type: ignore[assignment]
+
     def __init__(
         self,
         message: str,

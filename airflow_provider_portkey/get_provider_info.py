@@ -29,11 +29,14 @@ CONNECTION_TYPE: dict[str, Any] = {
             format="password",
         ),
         "provider": _field(
-            "Provider", "The same in today's form: @ and the slug, such as @openai-prod; or a provider's name."
+            "Provider",
+            "The same in today's form: @ and the slug, such as @openai-prod; or a provider's name.",
         ),
         "config": _field("Config", "Id of a Portkey config (pc-...), or its JSON.", format="password"),
         "managed": _field(
-            "Managed", "Ask for Portkey's own managed batches (pk_batch_...) instead of a provider's.", "boolean"
+            "Managed",
+            "Ask for Portkey's own managed batches (pk_batch_...) instead of a provider's.",
+            "boolean",
         ),
         "headers": _field("Headers", "Further headers to send, as a JSON object.", format="password"),
         "auth": _field(
@@ -44,11 +47,10 @@ CONNECTION_TYPE: dict[str, Any] = {
         "timeout": _field("Timeout", "Seconds for one request in all. Default 90.", "number"),
         "connect_timeout": _field("Connect Timeout", "Seconds of these for connecting. Default 10.", "number"),
         "verify": _field(
-            "Verify", "true (default), false, or the path of a file of CA certificates to check the server's against."
+            "Verify",
+            "true (default), false, or the path of a file of CA certificates to check the server's against.",
         ),
-        "proxy": _field(
-            "Proxy", "URL of an HTTP proxy, if the environment does not name it.", format="password"
-        ),
+        "proxy": _field("Proxy", "URL of an HTTP proxy, if the environment does not name it.", format="password"),
     },
 }
 

@@ -25,8 +25,6 @@ from airflow_provider_portkey.verdict import Outcome, Policy, judge
 from airflow_provider_portkey.wait import Progress
 
 if TYPE_CHECKING:
-    import logging
-
     from airflow.providers.common.compat.sdk import BaseOperator, Context
 
     _Base = BaseOperator
@@ -70,9 +68,9 @@ class BatchTask(_Base):
         try:
             batch = self.hook.get_batch(self.batch_id)
         except PortkeyTransientError as error:
-            _log(self.log, self._progress.missed(error))
+            self._progress.missed(error, self.log)
             return None
-        _log(self.log, self._progress.saw(batch))
+        self._progress.saw(batch, self.log)
         return self._end(context, batch)
 
     def _end(self, context: Context, batch: Batch) -> dict[str, Any] | None:
@@ -156,11 +154,6 @@ class BatchTask(_Base):
             f"Batch {self.batch_id} had not ended when the task's timeout of {self.timeout:g} s was over. "
             f"Last seen: {self._progress.last}. The batch goes on: clear the task to wait again, and raise timeout."
         )
-
-
-def _log(log: logging.Logger, lines: list[tuple[int, str]]) -> None:
-    for level, text in lines:
-        log.log(level, "%s", text)
 
 
 def as_seconds(name: str, value: timedelta | float) -> float:

@@ -67,9 +67,7 @@ class Policy:
         """Check what a DAG author wrote. For the parameters see the class."""
         words = [allowed_statuses] if isinstance(allowed_statuses, str) else list(allowed_statuses)
         if not words or not set(words) <= set(TERMINAL_STATUSES):
-            raise ValueError(
-                f"allowed_statuses must hold one or more of {', '.join(TERMINAL_STATUSES)}; got {words!r}"
-            )
+            raise ValueError(f"allowed_statuses must hold one or more of {', '.join(TERMINAL_STATUSES)}; got {words!r}")
         if fail_on_request_errors not in get_args(FailOnRequestErrors):
             raise ValueError(
                 f"fail_on_request_errors must be one of {', '.join(get_args(FailOnRequestErrors))}; "

@@ -7,14 +7,22 @@ what is logged. No I/O, no Airflow.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from airflow_provider_portkey.batch import Batch
 from airflow_provider_portkey.exceptions import PortkeyTransientError
 
-Line = tuple[int, str]
+
+class Log(Protocol):
+    """What a task's logger and a trigger's have in common on each Airflow."""
+
+    def info(self, msg: str, /, *args: object) -> object:
+        """Log what changed."""
+
+    def warning(self, msg: str, /, *args: object) -> object:
+        """Log what somebody may have to look at."""
 
 
 class Progress:
@@ -32,35 +40,33 @@ class Progress:
         self._failing = False
         self._warned: set[str | None] = set()
 
-    def saw(self, batch: Batch) -> list[Line]:
-        """Take note of an answer; return the lines to log, with their levels."""
+    def saw(self, batch: Batch, log: Log) -> None:
+        """Take note of an answer, and log what it changes."""
         state = (batch.provider_status, batch.request_counts)
-        lines = []
         if self._failing:
-            lines.append((logging.INFO, f"Batch {batch.id}: Portkey answers again."))
+            log.info("Batch %s: Portkey answers again.", batch.id)
         if state != self._state:
-            lines.append((logging.INFO, f"{batch}."))
+            log.info("%s.", batch)
         word = batch.provider_status
         if not batch.status_is_known and word not in self._warned:
             self._warned.add(word)
-            lines.append(
-                (
-                    logging.WARNING,
-                    f"Batch {batch.id}: the provider's status {word!r} is not a known one; it counts as in flight, "
-                    "and only the task's timeout ends the wait if it stays.",
-                )
+            log.warning(
+                "Batch %s: the provider's status %r is not a known one; it counts as in flight, and only the "
+                "task's timeout ends the wait if it stays.",
+                batch.id,
+                word,
             )
         self.last, self.retry_after = str(batch), 0.0
         self._state, self._failing = state, False
-        return lines
 
-    def missed(self, error: PortkeyTransientError) -> list[Line]:
-        """Take note of a look that failed; return the lines to log, with their levels."""
+    def missed(self, error: PortkeyTransientError, log: Log) -> None:
+        """Take note of a look that failed, and log it unless the one before failed alike."""
         state = (error.origin, error.status_code)
-        changed = state != self._state
-        self.last, self.retry_after = f"{self.last.split(' Then: ')[0]} Then: {error}", error.retry_after or 0.0
+        if state != self._state:
+            log.warning("%s The wait goes on.", error)
+        seen = self.last.split(" Then: ")[0]
+        self.last, self.retry_after = f"{seen} Then: {error}", error.retry_after or 0.0
         self._state, self._failing = state, True
-        return [(logging.WARNING, f"{error} The wait goes on.")] if changed else []
 
 
 class Schedule:
@@ -73,7 +79,7 @@ class Schedule:
     :param started_at: when the wait began, in Unix seconds
     :param deadline: when it ends, in Unix seconds
     :param poke_interval: seconds between two looks
-    :param exponential_backoff: let the interval grow with the time waited so far, which about doubles it each time
+    :param exponential_backoff: let the interval grow with the time waited so far: it about doubles each time
     :param max_wait: the longest interval in seconds; ``None`` for no limit
     :param clock: a monotonic clock
     """

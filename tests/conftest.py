@@ -28,6 +28,7 @@ os.environ.update(
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME}/airflow.db",
 )
 
+from tests.server.gateway import Gateway  # noqa: E402
 from tests.server.standin import StandIn  # noqa: E402
 
 
@@ -60,3 +61,10 @@ def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> str:
 def set_connection(monkeypatch: pytest.MonkeyPatch, conn_id: str = "portkey_default", **fields: object) -> None:
     """Define an Airflow connection the way a deployment would: in the environment."""
     monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": "portkey"} | fields))
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[Gateway]:
+    """Run Portkey's real open-source gateway."""
+    with Gateway() as gateway:
+        yield gateway

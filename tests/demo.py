@@ -24,8 +24,13 @@ EXAMPLES = Path(__file__).parent.parent / "example_dags"
 
 
 def _timeline(batch_id: str) -> list[tuple[float, dict[str, Any]]]:
-    steps = ((0, "validating", 0, 0), (3, "in_progress", 120, 0), (6, "in_progress", 430, 3))
-    steps += ((8, "finalizing", 497, 3), (9, "completed", 497, 3))
+    steps = [
+        (0, "validating", 0, 0),
+        (3, "in_progress", 120, 0),
+        (6, "in_progress", 430, 3),
+        (8, "finalizing", 497, 3),
+        (9, "completed", 497, 3),
+    ]
     return [
         (at, batch_body(batch_id, status, request_counts={"total": 500, "completed": done, "failed": failed}))
         for at, status, done, failed in steps

@@ -1,24 +1,175 @@
+"""One wait in a real Airflow, in each way there is to wait: the same must come of it in all."""
+
 from __future__ import annotations
+
+from typing import Any
+
 import pytest
-from tests.airflow_run import run_wait
-from tests.server.standin import StandIn
+
+from airflow_provider_portkey import exceptions
+from tests.airflow_run import Run, run_wait
+from tests.conftest import set_connection
+from tests.server.gateway import Gateway
+from tests.server.standin import Answer, StandIn, batch_body
 
 pytestmark = pytest.mark.usefixtures("airflow_db", "connection")
-MODES = {
-    "poke": ("PortkeyBatchSensor", {}),
-    "reschedule": ("PortkeyBatchSensor", {"mode": "reschedule"}),
-    "deferred": ("PortkeyBatchSensor", {"deferrable": True}),
-    "operator": ("PortkeyRetrieveBatchOperator", {"wait_for_completion": True}),
+
+SENSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sensor-poke": ("PortkeyBatchSensor", {}),
+    "sensor-reschedule": ("PortkeyBatchSensor", {"mode": "reschedule"}),
+    "sensor-deferred": ("PortkeyBatchSensor", {"deferrable": True}),
+}
+WAYS = SENSORS | {
+    "operator-waits": ("PortkeyRetrieveBatchOperator", {"wait_for_completion": True}),
     "operator-deferred": ("PortkeyRetrieveBatchOperator", {"wait_for_completion": True, "deferrable": True}),
 }
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("end", ["completed", "expired"])
-def test_x(mode, end, standin: StandIn):
-    standin.script("batch_1", "validating", "in_progress", end)
-    op, kw = MODES[mode]
-    run = run_wait(op, "batch_1", **kw)
-    print(run)
-    assert run.states == {"wait": "success" if end == "completed" else "failed"}
-    assert run.xcoms["wait"]["output_file_id"]
-    assert run.xcoms["wait"]["return_value"]["status"] == end
+
+def wait(way: str, batch_id: str = "batch_1", **kwargs: Any) -> Run:
+    operator, own = WAYS[way]
+    return run_wait(operator, batch_id, **own, **kwargs)
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestEveryWay:
+    def test_a_good_end_returns_the_batch_and_pushes_its_files(self, way: str, standin: StandIn) -> None:
+        standin.script("batch_1", "validating", "in_progress", "completed")
+
+        run = wait(way)
+
+        assert run.states == {"wait": "success"}
+        assert run.xcoms["wait"] == {
+            "return_value": batch_body("batch_1", "completed") | {"provider_status": "completed"},
+            "output_file_id": "file-batch_1-output",
+            "error_file_id": "file-batch_1-error",
+        }
+        assert len(standin.requests) == 3
+
+    @pytest.mark.parametrize(
+        ("answer", "error", "words"),
+        [
+            pytest.param("failed", exceptions.PortkeyBatchFailedError, "Line 1 is no JSON", id="failed"),
+            pytest.param("expired", exceptions.PortkeyBatchExpiredError, "add 'expired' to", id="expired"),
+            pytest.param("stopped", exceptions.PortkeyBatchCancelledError, "says 'stopped'", id="cancelled"),
+            pytest.param(
+                batch_body("batch_1", "completed", request_counts={"total": 3, "completed": 0, "failed": 3}),
+                exceptions.PortkeyRequestsFailedError,
+                "All requests in it failed",
+                id="completed with failed requests only",
+            ),
+        ],
+    )
+    def test_a_bad_end_fails_with_the_files_pushed(
+        self, way: str, answer: Any, error: type[Exception], words: str, standin: StandIn
+    ) -> None:
+        standin.script("batch_1", "in_progress", answer)
+        body = answer if isinstance(answer, dict) else batch_body("batch_1", answer)
+
+        run = wait(way, retries=2)
+
+        assert run.states == {"wait": "failed"}  # and not up_for_retry
+        assert [type(e) for e in run.errors] == [error]
+        assert words in str(run.errors[0])
+        assert run.xcoms["wait"]["return_value"]["request_counts"] == body["request_counts"]
+        assert {name: run.xcoms["wait"][name] for name in ("output_file_id", "error_file_id")} == {
+            name: body[name] for name in ("output_file_id", "error_file_id")
+        }
+
+    def test_an_allowed_end_is_a_good_one(self, way: str, standin: StandIn) -> None:
+        standin.script("batch_1", "in_progress", "expired")
+
+        run = wait(way, allowed_statuses=["completed", "expired"])
+
+        assert run.states == {"wait": "success"}
+        assert run.xcoms["wait"]["output_file_id"] == "file-batch_1-output"
+
+    def test_the_timeout_fails_without_a_retry(self, way: str, standin: StandIn) -> None:
+        standin.script("batch_1", "in_progress")
+
+        run = wait(way, timeout=0.5, poke_interval=60, retries=2)
+
+        assert run.states == {"wait": "failed"}
+        assert [type(e) for e in run.errors] == [exceptions.PortkeyBatchTimeoutError]
+        assert "timeout of 0.5 s" in str(run.errors[0])
+        assert "Last seen: Batch batch_1 is in_progress" in str(run.errors[0])
+        # At once and at the deadline; a trigger also takes its first look at a random time in between.
+        assert len(standin.requests) in ((2, 3) if "deferred" in way else (2,))
+        assert 0.4 < standin.requests[-1].at - standin.requests[0].at < 10
+
+    def test_a_refusal_fails_at_once(self, way: str, standin: StandIn) -> None:
+        standin.script("batch_1", "in_progress", "completed")
+        standin.api_key = "another"
+
+        run = wait(way, retries=2)
+
+        assert run.states == {"wait": "failed"}
+        assert [type(e) for e in run.errors] == [exceptions.PortkeyRefusedError]
+        assert "Portkey answered HTTP 401" in str(run.errors[0])
+        assert len(standin.requests) == 1
+
+    def test_a_refusal_in_mid_wait_fails_alike(self, way: str, standin: StandIn) -> None:
+        refusal = {"status": "failure", "message": "Portkey Error: Forbidden!"}
+        standin.script("batch_1", "in_progress", Answer(403, refusal))
+
+        run = wait(way)
+
+        assert [type(e) for e in run.errors] == [exceptions.PortkeyRefusedError]
+        assert "completions.write" in str(run.errors[0])
+
+    def test_an_outage_does_not_end_it(self, way: str, standin: StandIn) -> None:
+        down = Answer(503, "<html>down</html>", {"retry-after-ms": "50"})
+        standin.script("batch_1", "in_progress", *[down] * 7, "completed")
+
+        run = wait(way)
+
+        assert run.states == {"wait": "success"}
+        assert len(standin.requests) == 9
+
+    def test_the_real_gateway_hands_it_on(
+        self, way: str, gateway: Gateway, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arn = "arn%3Aaws%3Abedrock%3Aus-east-1%3A123%3Amodel-invocation-job%2Fabc"
+        body = batch_body(arn, "completed")
+        standin.script("arn:aws:bedrock:us-east-1:123:model-invocation-job/abc", batch_body(arn, "in_progress"), body)
+        set_connection(monkeypatch, host=gateway.base_url, extra={"headers": gateway.headers(standin)})
+
+        run = wait(way, arn)
+
+        assert run.states == {"wait": "success"}
+        assert run.xcoms["wait"]["return_value"] == body | {"provider_status": "completed"}
+        assert {request.raw_path for request in standin.requests} == {f"/v1/batches/{arn}"}
+
+
+@pytest.mark.parametrize("way", SENSORS)
+@pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
+class TestSkipping:
+    @pytest.mark.parametrize("end", ["expired", "timeout", "refusal"])
+    def test_it_skips_where_it_would_fail(self, way: str, option: str, end: str, standin: StandIn) -> None:
+        standin.script("batch_1", "in_progress", *(["expired"] if end == "expired" else []))
+        if end == "refusal":
+            standin.api_key = "another"
+
+        kwargs: dict[str, Any] = {option: True, "timeout": 0.5 if end == "timeout" else 30}
+        run = wait(way, **kwargs)
+
+        assert run.states == {"wait": "skipped"}
+        assert run.xcoms["wait"]["output_file_id"] == ("file-batch_1-output" if end == "expired" else None)
+
+
+def test_a_retrieve_that_does_not_wait_says_what_to_do_and_pushes_nothing(standin: StandIn) -> None:
+    standin.script("batch_1", "in_progress")
+
+    run = run_wait("PortkeyRetrieveBatchOperator", "batch_1")
+
+    assert [type(e) for e in run.errors] == [exceptions.PortkeyBatchNotReadyError]
+    assert "wait_for_completion=True" in str(run.errors[0])
+    assert set(run.xcoms["wait"].values()) == {None}
+
+
+def test_a_batch_that_has_ended_is_not_deferred_for(standin: StandIn) -> None:
+    standin.script("batch_1", "completed")
+
+    run = wait("sensor-deferred", poke_interval=60)
+
+    assert run.states == {"wait": "success"}
+    assert len(standin.requests) == 1

@@ -47,12 +47,6 @@ def portkeyed(message: str, code: str | None = None) -> dict[str, object]:
     return openai_error(f"openai error: {message}", code) | {"provider": "openai"}
 
 
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
-    with Gateway() as running:
-        yield running
-
-
 @pytest.fixture
 def session() -> Iterator[requests.Session]:
     """One connection pool, deaf to the proxies and credentials of whoever runs the tests."""
@@ -69,9 +63,7 @@ def get(url: str, headers: dict[str, str]) -> requests.Response:
 
 
 class TestScripts:
-    def test_answers_come_in_turn_and_the_last_one_stays(
-        self, standin: StandIn, session: requests.Session
-    ) -> None:
+    def test_answers_come_in_turn_and_the_last_one_stays(self, standin: StandIn, session: requests.Session) -> None:
         standin.script("batch_1", "validating", {"metadata": {"team": "a"}}, "completed")
         bodies = [session.get(f"{standin.base_url}/batches/batch_1").json() for _ in range(4)]
         assert bodies == [
@@ -81,9 +73,7 @@ class TestScripts:
             batch_body("batch_1", "completed"),
         ]
 
-    def test_a_timeline_goes_by_the_time_since_the_first_get(
-        self, standin: StandIn, session: requests.Session
-    ) -> None:
+    def test_a_timeline_goes_by_the_time_since_the_first_get(self, standin: StandIn, session: requests.Session) -> None:
         standin.timeline("batch_1", [(0, "validating"), (0.2, "in_progress"), (0.4, "completed")])
         began = time.monotonic()
         seen: dict[str, float] = {}
@@ -155,9 +145,7 @@ class TestAnswers:
             (Answer(429, "{}", {"content-type": "text/html", "Retry-After": "7"}), "text/html", b"{}"),
         ],
     )
-    def test_plain(
-        self, standin: StandIn, url: str, answer: Answer, content_type: str, content: bytes
-    ) -> None:
+    def test_plain(self, standin: StandIn, url: str, answer: Answer, content_type: str, content: bytes) -> None:
         standin.script("batch_1", answer)
         response = get(url, HOSTED)
         assert (response.status_code, response.content) == (answer.status, content)
@@ -173,17 +161,13 @@ class TestAnswers:
         standin.script("batch_1", Answer(delay=0.1))
         assert session.get(url).elapsed.total_seconds() >= 0.1
 
-    def test_reset_comes_before_any_answer(
-        self, standin: StandIn, session: requests.Session, url: str
-    ) -> None:
+    def test_reset_comes_before_any_answer(self, standin: StandIn, session: requests.Session, url: str) -> None:
         standin.script("batch_1", Answer(how="reset"), "completed")
         with pytest.raises(requests.ConnectionError, match="Connection reset by peer"):
             session.get(url)
         assert session.get(url).json()["status"] == "completed"
 
-    def test_truncate_breaks_within_the_body(
-        self, standin: StandIn, session: requests.Session, url: str
-    ) -> None:
+    def test_truncate_breaks_within_the_body(self, standin: StandIn, session: requests.Session, url: str) -> None:
         standin.script("batch_1", Answer(body=b"0123456789", how="truncate"))
         with session.get(url, stream=True) as response:
             assert response.headers["Content-Length"] == "10"
@@ -192,18 +176,14 @@ class TestAnswers:
             with pytest.raises(requests.exceptions.ChunkedEncodingError):
                 next(pieces)
 
-    def test_trickle_sends_a_byte_at_a_time(
-        self, standin: StandIn, session: requests.Session, url: str
-    ) -> None:
+    def test_trickle_sends_a_byte_at_a_time(self, standin: StandIn, session: requests.Session, url: str) -> None:
         standin.script("batch_1", Answer(body=b"slow", how="trickle", pause=0.05))
         with session.get(url, stream=True) as response:
             arrived = {byte: time.monotonic() for byte in response.iter_content(1)}
         assert list(arrived) == [b"s", b"l", b"o", b"w"]
         assert arrived[b"w"] - arrived[b"s"] >= 0.1
 
-    def test_flood_has_no_end_worth_waiting_for(
-        self, standin: StandIn, session: requests.Session, url: str
-    ) -> None:
+    def test_flood_has_no_end_worth_waiting_for(self, standin: StandIn, session: requests.Session, url: str) -> None:
         standin.script("batch_1", Answer(body="{", how="flood"))
         with session.get(url, stream=True) as response:
             assert "Content-Length" not in response.headers
@@ -273,9 +253,7 @@ class TestCredentials:
             ),
         ],
     )
-    def test_refused(
-        self, standin: StandIn, headers: dict[str, str], status: int, body: dict[str, object]
-    ) -> None:
+    def test_refused(self, standin: StandIn, headers: dict[str, str], status: int, body: dict[str, object]) -> None:
         standin.script("batch_1", "completed")
         response = get(f"{standin.base_url}/batches/batch_1", headers)
         assert (response.status_code, response.json()) == (status, body)
@@ -301,9 +279,7 @@ class TestCredentials:
         assert (hosted.status_code, hosted.json()) == (404, portkeyed(message))
         assert (upstream.status_code, upstream.json()) == (404, openai_error(message))
 
-    @pytest.mark.parametrize(
-        "path", ["/batches/batch_1", "/v1/batches", "/v1/batches/batch_1/x", "/v1/files/f"]
-    )
+    @pytest.mark.parametrize("path", ["/batches/batch_1", "/v1/batches", "/v1/batches/batch_1/x", "/v1/files/f"])
     def test_an_unknown_route_is_portkeys_404(self, standin: StandIn, path: str) -> None:
         standin.script("batch_1", "completed")
         response = get(f"{standin.url}{path}", HOSTED)
@@ -330,9 +306,7 @@ class TestServing:
         with pytest.raises(TimeoutError, match="0 of 1 requests"):
             standin.wait_for(1, timeout=0.01)
 
-    def test_an_outage_refuses_connections_and_ends(
-        self, standin: StandIn, session: requests.Session
-    ) -> None:
+    def test_an_outage_refuses_connections_and_ends(self, standin: StandIn, session: requests.Session) -> None:
         url = f"{standin.base_url}/batches/batch_1"
         standin.script("batch_1", "completed")
         session.get(url)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -335,9 +336,7 @@ async def _asend(shared: _Shared, request: api.Request, settings: api.Settings) 
     try:
         async with (
             shared.slots,
-            shared.session.request(
-                request.method, URL(request.url, encoded=True), allow_redirects=False
-            ) as response,
+            shared.session.request(request.method, URL(request.url, encoded=True), allow_redirects=False) as response,
         ):
             async for chunk in response.content.iter_any():
                 body += chunk
@@ -355,12 +354,14 @@ def _ssl_context(settings: api.Settings) -> ssl.SSLContext | bool:
     if settings.verify is False:
         return False
     path = _ca_file(settings)
-    return ssl.create_default_context(**{"capath" if os.path.isdir(path) else "cafile": path})
+    if Path(path).is_dir():
+        return ssl.create_default_context(capath=path)
+    return ssl.create_default_context(cafile=path)
 
 
 def _ca_file(settings: api.Settings) -> str:
     """Return the file or folder of CA certificates: the connection's, the environment's or certifi's."""
-    from requests.certs import where
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
     named: Iterable[tuple[str, str | None]] = (
         [("verify in the connection's extra", settings.verify)]
@@ -368,13 +369,13 @@ def _ca_file(settings: api.Settings) -> str:
         else [(name, os.environ.get(name)) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")]
     )
     for name, path in named:
-        if path and not os.path.exists(path):
+        if path and not Path(path).exists():
             raise PortkeyInputError(
                 f"Connection {settings.conn_id!r}: {name} names {path!r}, and there is no such file here."
             )
         if path:
             return path
-    return where()
+    return DEFAULT_CA_BUNDLE_PATH
 
 
 def _proxy(settings: api.Settings) -> str | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):  # type: ignore[misc]
+class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
     """
     Retrieve a batch that has ended, or wait for its end, and hand on its files.
 
@@ -89,9 +89,7 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):  # type: ignore[mis
             return answer
 
         started_at = time.time()
-        schedule = Schedule(
-            started_at=started_at, deadline=started_at + self.timeout, poke_interval=self.poke_interval
-        )
+        schedule = Schedule(started_at=started_at, deadline=started_at + self.timeout, poke_interval=self.poke_interval)
         while (answer := self._look(context)) is None:
             if self.deferrable:
                 self._defer(started_at=started_at, poke_interval=self.poke_interval)

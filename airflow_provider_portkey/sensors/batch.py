@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class PortkeyBatchSensor(BatchTask, BaseSensorOperator):  # type: ignore[misc]
+class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
     """
     Wait until a batch has ended.
 
@@ -98,9 +98,7 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):  # type: ignore[misc]
         with self._skipping():
             return self._resume(context, event)
 
-    def _get_next_poke_interval(
-        self, started_at: Any, run_duration: Callable[[], float], poke_count: int
-    ) -> float:
+    def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
         # Airflow's own would sleep beyond the timeout, and knows no Retry-After.
         interval = super()._get_next_poke_interval(started_at, run_duration, poke_count)
         return max(0.0, min(max(interval, self._progress.retry_after), self.timeout - run_duration()))

@@ -46,7 +46,7 @@ class PortkeyBatchTrigger(BaseTrigger):
         exponential_backoff: bool = False,
         max_wait: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.batch_id = batch_id
         self.portkey_conn_id = portkey_conn_id
         self.poke_interval = poke_interval
@@ -57,27 +57,23 @@ class PortkeyBatchTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow stores to make the same trigger anywhere."""
-        names = (
-            "batch_id portkey_conn_id poke_interval started_at deadline exponential_backoff max_wait".split()
-        )
+        names = "batch_id portkey_conn_id poke_interval started_at deadline exponential_backoff max_wait".split()
         return f"{type(self).__module__}.{type(self).__qualname__}", {n: getattr(self, n) for n in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is something to tell, and tell it once."""
         try:
-            yield TriggerEvent({"batch_id": self.batch_id, **await self._wait()})
+            end = await self._wait()
         except PortkeyRefusedError as error:
-            yield TriggerEvent(
-                {
-                    "batch_id": self.batch_id,
-                    "event": "refused",
-                    "message": str(error),
-                    "status_code": error.status_code,
-                    "origin": error.origin,
-                }
-            )
+            end = {
+                "event": "refused",
+                "message": str(error),
+                "status_code": error.status_code,
+                "origin": error.origin,
+            }
         except PortkeyInputError as error:
-            yield TriggerEvent({"batch_id": self.batch_id, "event": "input_error", "message": str(error)})
+            end = {"event": "input_error", "message": str(error)}
+        yield TriggerEvent({"batch_id": self.batch_id, **end})  # type: ignore[no-untyped-call]
 
     async def _wait(self) -> dict[str, Any]:
         schedule = Schedule(
@@ -88,8 +84,8 @@ class PortkeyBatchTrigger(BaseTrigger):
             max_wait=self.max_wait,
         )
         progress = Progress()
-        # The worker has just looked. A random part of the interval keeps the triggers that a restarted triggerer
-        # takes up all at once from polling in step ever after.
+        # The worker has just looked. A random part of the interval keeps the triggers that a restarted
+        # triggerer takes up all at once from polling in step ever after.
         delay = schedule.delay(random.random())
         if delay is not None:
             await asyncio.sleep(delay * random.random())
@@ -98,13 +94,11 @@ class PortkeyBatchTrigger(BaseTrigger):
                 try:
                     batch = await hook.aget_batch(self.batch_id)
                 except PortkeyTransientError as error:
-                    lines = progress.missed(error)
+                    progress.missed(error, self.log)
                 else:
-                    lines = progress.saw(batch)
+                    progress.saw(batch, self.log)
                     if batch.status.is_terminal:
                         return {"event": "ended", "batch": batch.to_dict()}
-                for level, text in lines:
-                    self.log.log(level, "%s", text)
                 delay = schedule.delay(random.random(), progress.retry_after)
                 if delay is None:
                     return {"event": "timeout", "message": progress.last}

@@ -35,7 +35,7 @@ _CUT_SHORT = {"expired", "cancelled", "stopped"}
 _NEVER_RAN = {"failed", "file_upload_failed", "batch_start_failed"}
 _SECONDS_UNTIL = {"in_progress": 60, "finalizing": 3_000, "cancelling": 3_000, "expired": 86_400}
 
-_ROUTES = re.compile(r"/v1/batches/(?P<batch>[^/]+)|/v1/files/(?P<file>[^/]+)/content")
+_ROUTES = re.compile(r"/v1/batches|/v1/batches/(?P<batch>[^/]+)|/v1/files/(?P<file>[^/]+)/content")
 _ROUTING_HEADERS = ("x-portkey-virtual-key", "x-portkey-provider", "x-portkey-config")
 _BLANKS = b" " * 65_536
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -311,9 +311,7 @@ class StandIn:
 
     async def _listen(self) -> None:
         self._server = web.Server(self._handle, handler_cancellation=True, access_log=None)
-        self._listener = await self._loop.create_server(
-            self._accept, sock=self._socket, ssl=self._ssl_context
-        )
+        self._listener = await self._loop.create_server(self._accept, sock=self._socket, ssl=self._ssl_context)
 
     async def _hang_up(self) -> None:
         self._listener.close()
@@ -342,13 +340,15 @@ class StandIn:
         refuse = self._portkey_refusal if hosted else self._provider_refusal
         if (refusal := refuse(request.headers)) is not None:
             return refusal
-        if match["batch"] is None:
+        if match["file"] is not None:
             file_id = unquote(match["file"])
             if file_id in self._files:
                 return Answer(body=self._files[file_id])
             return _provider_error(404, f"No such File object: {file_id}", hosted=hosted)
+        if match["batch"] is None:
+            return Answer(body={"object": "list", "data": [], "has_more": False})
         batch_id = unquote(match["batch"])
-        # Asked for nobody's batch in particular, Portkey looks among those that it manages itself.
+        # With no provider named, Portkey looks among the batches that it manages itself.
         managed = hosted and not any(name in request.headers for name in _ROUTING_HEADERS)
         if batch_id in self._plans and (batch_id.startswith("pk_batch_") or not managed):
             return self._plans[batch_id].next()

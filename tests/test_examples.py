@@ -1,0 +1,61 @@
+"""The example DAGs run as they are, and README shows what runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.airflow_run import load_dag, run_dag
+from tests.conftest import REPO
+from tests.server.standin import StandIn
+
+pytestmark = pytest.mark.usefixtures("airflow_db", "connection")
+
+EXAMPLES = sorted((REPO / "example_dags").glob("*.py"))
+
+
+def test_wait_for_batch(standin: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    standin.script("batch_abc123", "completed")
+
+    run = run_dag(load_dag("wait_for_batch"))
+
+    assert run.states == {"wait": "success", "show": "success"}
+    assert run.xcoms["wait"]["output_file_id"] == "file-batch_abc123-output"
+    assert "answers: file-batch_abc123-output, errors: file-batch_abc123-error" in capsys.readouterr().out
+
+
+def test_wait_for_many_batches(standin: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    standin.script("one", "completed")
+    standin.script("two", "completed")
+    standin.script("three", "completed")
+
+    run = run_dag(load_dag("wait_for_many_batches"), {"batch_ids": ["one", "two", "three"]})
+
+    assert set(run.states.values()) == {"success"}
+    ids = [run.xcoms[f"wait[{n}]"]["output_file_id"] for n in range(3)]
+    assert ids == ["file-one-output", "file-two-output", "file-three-output"]
+    assert "294 requests were answered" in capsys.readouterr().out
+
+
+def test_keep_partial_results(standin: StandIn) -> None:
+    standin.script("batch_abc123", "expired")
+
+    run = run_dag(load_dag("keep_partial_results"))
+
+    assert run.states == {"retrieve": "success", "read": "success"}
+    assert run.xcoms["read"]["return_value"] == 60
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_has_a_test_and_a_place_in_the_readme(path: Path) -> None:
+    assert f"test_{path.stem}" in globals()
+    assert f"example_dags/{path.name}" in (REPO / "README.md").read_text()
+
+
+def test_readme_shows_the_files_as_they_are() -> None:
+    blocks = re.findall(r"<!-- (example_dags/\S+) -->\n```python\n(.*?)```", (REPO / "README.md").read_text(), re.S)
+    assert blocks
+    for name, code in blocks:
+        assert code == (REPO / name).read_text()
