@@ -83,8 +83,14 @@ class Settings:
         """What must never be shown: the headers' values as the connection gave them, and the proxy's URL."""
         # Names that Portkey and its messages use openly: hiding "openai" everywhere would hide too much.
         values = [v for k, v in self.headers if k not in ("accept", "user-agent", "x-portkey-provider")]
-        values += [v.split(" ", 1)[1] for v in values if v.startswith("Bearer ")]
-        return (*values, *([self.proxy] if self.proxy else ()))
+        for name, value in self.headers:
+            if name.endswith("authorization"):
+                values.append(value.rpartition(" ")[2])
+            elif value.startswith("{"):  # a config's JSON: keys are among its longer strings
+                values += re.findall(r'"([^"\\\s]{12,})"', value)
+        if self.proxy:
+            values += [self.proxy, urlsplit(self.proxy).password or ""]
+        return tuple(values)
 
     @classmethod
     def from_connection(
@@ -192,7 +198,7 @@ def read_answer(response: Response, request: Request, settings: Settings, read: 
 
 def read_batch(response: Response, request: Request, settings: Settings, batch_id: str) -> Batch:
     """Read the answer to :func:`retrieve_batch`. For what it raises see :func:`read_answer`."""
-    batch = read_answer(response, request, settings, Batch.from_dict)
+    batch = read_answer(response, request, settings, _batch)
     if not is_same_id(batch.id, batch_id):
         raise PortkeyTransientError(
             f"The answer to {request.subject} at {request.url} is about another batch: {shorten(batch.id)!r}",
@@ -217,10 +223,11 @@ def too_large(request: Request) -> PortkeyTransientError:
 
 def no_answer(error: BaseException, request: Request, settings: Settings) -> PortkeyTransientError:
     """Return the error for a call that brought no answer, from whatever the HTTP library raised."""
+    root = _root(error)
     return PortkeyTransientError(
         f"No answer to {request.subject} at {request.url}: "
-        f"{type(error).__name__}: {hide(shorten(str(error) or 'no details', 300), settings)}. "
-        f"{_network_advice(error, settings)}",
+        f"{type(root).__name__}: {hide(shorten(str(root) or 'no details', 300), settings).rstrip('.')}. "
+        f"{_network_advice(root, settings)}",
         origin="network",
     )
 
@@ -447,11 +454,22 @@ def _proxy(extra: Mapping[str, Any]) -> str | None:
 
 
 def _decode(body: bytes) -> Any:
-    # By what it is, not by its content-type: Portkey sends JSON as text/plain too.
+    # By what it is, not by its content-type: Portkey sends JSON as text/plain too. NaN and the like, and halves of
+    # characters, come through Python's parser, but not into Airflow's database.
     try:
-        return json.loads(body)
+        answer = json.loads(body, parse_constant=lambda name: None)
+        if re.search(rb"\\u[dD][89a-fA-F]", body):
+            answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):
         return None
+    return answer
+
+
+def _batch(answer: Any) -> Batch:
+    # `provider_status` is our name for a word of the provider's: its own answer can't have it.
+    if isinstance(answer, Mapping):
+        answer = {name: value for name, value in answer.items() if name != "provider_status"}
+    return Batch.from_dict(answer)
 
 
 def _failure(response: Response, answer: Any, request: Request, settings: Settings) -> PortkeyApiError:
@@ -510,6 +528,8 @@ def _advice(status: int, origin: Origin) -> str:
             "Portkey let the call pass: the provider's own credential, stored in Portkey under the virtual key or "
             "provider slug (or in the connection's headers), is wrong or lacks a permission."
         )
+    if origin == "provider" and status == 400:
+        return "Check batch_id: the provider that Portkey asked can't make sense of it."
     return {
         400: "Check virtual_key, provider or config in the connection's extra: Portkey does not know such a name.",
         401: "Check the Portkey API key, the connection's password: it is wrong, expired or missing.",
@@ -528,9 +548,16 @@ def _advice(status: int, origin: Origin) -> str:
     }.get(status, "")
 
 
+def _root(error: BaseException) -> BaseException:
+    """Find what HTTP libraries wrap, often more than once and with the whole URL."""
+    inner = getattr(error, "reason", None) or getattr(error, "os_error", None)
+    inner = inner or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+    return _root(inner) if isinstance(inner, BaseException) else error
+
+
 def _network_advice(error: BaseException, settings: Settings) -> str:
     kind = f"{type(error).__name__} {error}"
-    if re.search(r"certificate|ssl|tls", kind, re.IGNORECASE):
+    if re.search(r"SSL|certificate|Certificate", kind):
         return (
             "The TLS handshake failed: if the gateway's certificate is signed by a private CA, name its file in "
             "verify in the connection's extra, or in REQUESTS_CA_BUNDLE or SSL_CERT_FILE."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -56,6 +57,11 @@ class BatchTask(_Base):
         return PortkeyHook(self.portkey_conn_id)
 
     @cached_property
+    def _deadline(self) -> float:
+        """When the wait of this process ends, on the monotonic clock."""
+        return time.monotonic() + self.timeout
+
+    @cached_property
     def _progress(self) -> Progress:
         return Progress()
 
@@ -66,11 +72,12 @@ class BatchTask(_Base):
         A failure that may pass is logged and counts as "still waiting".
         """
         try:
-            batch = self.hook.get_batch(self.batch_id)
+            batch = self.hook.get_batch(self.batch_id, retry_within=self._deadline - time.monotonic())
         except PortkeyTransientError as error:
             self._progress.missed(error, self.log)
             return None
-        self._progress.saw(batch, self.log)
+        if not batch.status.is_terminal:  # the verdict tells the end
+            self._progress.saw(batch, self.log)
         return self._end(context, batch)
 
     def _end(self, context: Context, batch: Batch) -> dict[str, Any] | None:
@@ -130,23 +137,22 @@ class BatchTask(_Base):
             raise PortkeyEventError(
                 f"Expected an event about batch {self.batch_id!r} from its trigger, got {event!r:.200}."
             )
-        kind, message = event.get("event"), str(event.get("message"))
-        if kind == "timeout":
-            self._progress.last = message
-            self._time_is_up()
-        if kind == "input_error":
-            raise PortkeyInputError(message)
-        if kind == "refused":
-            raise PortkeyRefusedError(
-                message, status_code=event.get("status_code"), origin=event.get("origin", "gateway")
-            )
+        kind, message = event.get("event"), event.get("message")
         if kind == "ended":
-            try:
+            with suppress(ValueError):
                 batch = Batch.from_dict(event.get("batch"))
-            except ValueError as error:
-                raise PortkeyEventError(f"The trigger's event holds no batch: {error}.") from None
-            if is_same_id(batch.id, self.batch_id) and (answer := self._end(context, batch)) is not None:
-                return answer
+                if is_same_id(batch.id, self.batch_id) and (answer := self._end(context, batch)) is not None:
+                    return answer
+        elif isinstance(message, str):
+            if kind == "timeout":
+                self._progress.last = message
+                self._time_is_up()
+            if kind == "input_error":
+                raise PortkeyInputError(message)
+            if kind == "refused":
+                raise PortkeyRefusedError(
+                    message, status_code=event.get("status_code"), origin=event.get("origin", "gateway")
+                )
         raise PortkeyEventError(f"The trigger's event about batch {self.batch_id!r} tells no end: {event!r:.200}.")
 
     def _time_is_up(self) -> NoReturn:

@@ -111,13 +111,18 @@ class Schedule:
         :param chance: a random number from 0 to 1: spreads the interval by a tenth either way
         :param retry_after: seconds that the last answer asked to wait
         """
-        now = self._clock()
-        left = self._deadline - now
-        if left <= 0:
+        left = self.left
+        if not left:
             return None
         interval = self._poke_interval
         if self._exponential_backoff:
-            interval = max(interval, now - self._started_at)
+            interval = max(interval, self._clock() - self._started_at)
         if self._max_wait is not None:
             interval = min(interval, self._max_wait)
-        return min(max(interval, retry_after) * (0.9 + chance / 5), left)
+        # What was asked for is spread too, but never undercut.
+        return min(max(interval * (0.9 + chance / 5), retry_after * (1 + chance / 10)), left)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline, 0 when it is over."""
+        return max(0.0, self._deadline - self._clock())

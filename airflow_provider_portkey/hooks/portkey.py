@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import math
 import os
 import random
 import time
@@ -11,9 +13,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-from airflow.providers.common.compat.sdk import AirflowException, BaseHook, mask_secret
+from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook, mask_secret
 
 from airflow_provider_portkey import api
 from airflow_provider_portkey.exceptions import (
@@ -73,11 +76,12 @@ class PortkeyHook(BaseHook):
         behaviour = CONNECTION_TYPE["ui-field-behaviour"]
         return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
-    def get_batch(self, batch_id: str) -> Batch:
+    def get_batch(self, batch_id: str, *, retry_within: float | None = None) -> Batch:
         """
         Retrieve a batch.
 
         :param batch_id: the batch's id, plain or percent-encoded
+        :param retry_within: seconds after which no further attempt is begun; default: no limit
         :raises PortkeyInputError: if the connection or ``batch_id`` can't be used; nothing was sent
         :raises PortkeyRefusedError: if the call was refused and will be until somebody changes something
         :raises PortkeyTransientError: if the call failed, but may succeed later
@@ -85,22 +89,22 @@ class PortkeyHook(BaseHook):
         known = self._settings
         settings = known or self._read_connection()
         try:
-            return self._get_batch(settings, batch_id)
+            return self._get_batch(settings, batch_id, retry_within)
         except PortkeyRefusedError as error:
             if known is None or error.status_code != 401 or (settings := self._read_connection()) == known:
                 raise
-        return self._get_batch(settings, batch_id)
+        return self._get_batch(settings, batch_id, retry_within)
 
-    async def aget_batch(self, batch_id: str) -> Batch:
+    async def aget_batch(self, batch_id: str, *, retry_within: float | None = None) -> Batch:
         """Retrieve a batch without blocking the event loop. See :meth:`get_batch`."""
         known = self._settings
         settings = known or await self._aread_connection()
         try:
-            return await self._aget_batch(settings, batch_id)
+            return await self._aget_batch(settings, batch_id, retry_within)
         except PortkeyRefusedError as error:
             if known is None or error.status_code != 401 or (settings := await self._aread_connection()) == known:
                 raise
-        return await self._aget_batch(settings, batch_id)
+        return await self._aget_batch(settings, batch_id, retry_within)
 
     @property
     def base_url(self) -> str:
@@ -111,8 +115,8 @@ class PortkeyHook(BaseHook):
         """
         Return a session that carries the connection's credentials, for calls that this hook does not have.
 
-        Their addresses begin with :attr:`base_url`. A redirect raises ``requests.TooManyRedirects``, since
-        following it would carry the key elsewhere. Give each call a ``timeout``, and close the session after use.
+        Their addresses begin with :attr:`base_url`. It follows no redirect, since that would carry the key
+        elsewhere. Give each call a ``timeout``, and close the session after use.
 
         :raises PortkeyInputError: if the connection can't be used
         """
@@ -146,8 +150,8 @@ class PortkeyHook(BaseHook):
     def _read_connection(self) -> api.Settings:
         try:
             return self._use(self.get_connection(self.portkey_conn_id))
-        except Exception as error:
-            raise _lookup_error(self.portkey_conn_id, error) from error
+        except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
+            raise _lookup_error(self.portkey_conn_id, error) from None
 
     async def _aread_connection(self) -> api.Settings:
         from airflow.providers.common.compat.connection import get_async_connection
@@ -157,8 +161,8 @@ class PortkeyHook(BaseHook):
             connection = await get_async_connection(self.portkey_conn_id, hook=self)
             # In a thread: on Airflow 3 both reading and masking may talk to the supervisor.
             return await sync_to_async(self._use)(connection)
-        except Exception as error:
-            raise _lookup_error(self.portkey_conn_id, error) from error
+        except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
+            raise _lookup_error(self.portkey_conn_id, error) from None
 
     def _use(self, connection: Connection) -> api.Settings:
         settings = api.Settings.from_connection(
@@ -174,24 +178,24 @@ class PortkeyHook(BaseHook):
         self._settings = settings
         return settings
 
-    def _get_batch(self, settings: api.Settings, batch_id: str) -> Batch:
+    def _get_batch(self, settings: api.Settings, batch_id: str, retry_within: float | None) -> Batch:
         from tenacity import Retrying
 
         request = api.retrieve_batch(settings, batch_id)
         with _session(settings) as session:
-            for attempt in Retrying(**self._retrying()):
+            for attempt in Retrying(**self._retrying(retry_within)):
                 with attempt:
                     return api.read_batch(_send(session, request, settings), request, settings, batch_id)
         raise AssertionError("unreachable: tenacity reraises")
 
-    async def _aget_batch(self, settings: api.Settings, batch_id: str) -> Batch:
+    async def _aget_batch(self, settings: api.Settings, batch_id: str, retry_within: float | None) -> Batch:
         from tenacity import AsyncRetrying
 
         request = api.retrieve_batch(settings, batch_id)
         if self._entered:
             await self._keep(settings)
         async with _shared(settings) as shared:
-            async for attempt in AsyncRetrying(**self._retrying()):
+            async for attempt in AsyncRetrying(**self._retrying(retry_within)):
                 with attempt:
                     response = await _asend(shared, request, settings)
                     return api.read_batch(response, request, settings, batch_id)
@@ -208,8 +212,8 @@ class PortkeyHook(BaseHook):
         if kept is not None:
             await kept.aclose()
 
-    def _retrying(self) -> dict[str, Any]:
-        from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
+    def _retrying(self, within: float | None) -> dict[str, Any]:
+        from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, stop_any, stop_before_delay
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
@@ -220,7 +224,9 @@ class PortkeyHook(BaseHook):
             self.log.debug("Attempt %d of %d failed: %s", state.attempt_number, api.ATTEMPTS, error)
 
         return {
-            "stop": stop_after_attempt(api.ATTEMPTS),
+            "stop": stop_any(
+                stop_after_attempt(api.ATTEMPTS), stop_before_delay(math.inf if within is None else within)
+            ),
             "wait": wait,
             "retry": retry_if_exception(api.is_worth_another_attempt),
             "before_sleep": before_sleep,
@@ -232,10 +238,16 @@ def _lookup_error(conn_id: str, error: Exception) -> Exception:
     """Tell a connection that can't be used, a mistake, from one that can't be looked up just now."""
     if isinstance(error, PortkeyInputError):
         return error
-    text = f"Airflow did not find connection {conn_id!r}: {type(error).__name__}: {error}"
+    if isinstance(error, AirflowNotFoundException):
+        return PortkeyInputError(f"Airflow knows no connection {conn_id!r}: {error}")
     if isinstance(error, (AirflowException, ValueError)):
-        return PortkeyInputError(text)
-    return PortkeyTransientError(text, origin="network")
+        # Its text may quote the connection, password included.
+        return PortkeyInputError(
+            f"Airflow can't read connection {conn_id!r} ({type(error).__name__}): check how it is defined."
+        )
+    return PortkeyTransientError(
+        f"Airflow did not get connection {conn_id!r}: {type(error).__name__}: {error}", origin="network"
+    )
 
 
 def _session(settings: api.Settings) -> requests.Session:
@@ -246,7 +258,8 @@ def _session(settings: api.Settings) -> requests.Session:
     # what else it says, a .netrc for the host, would put another credential in the place of ours.
     session.trust_env = False
     session.headers.update(settings.headers)
-    session.max_redirects = 0
+    # A redirect is an answer like any other: to follow it would carry the key to wherever it points.
+    session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
     session.verify = settings.verify if settings.verify is False else _ca_file(settings)
     if proxy := _proxy(settings):
         session.proxies = {"http": proxy, "https": proxy}
@@ -283,6 +296,7 @@ def _send(session: requests.Session, request: api.Request, settings: api.Setting
 @dataclass
 class _Shared:
     session: aiohttp.ClientSession
+    options: dict[str, Any]
     slots: asyncio.Semaphore
     users: int = 0
 
@@ -311,21 +325,24 @@ def _open(settings: api.Settings) -> _Shared:
     import aiohttp
     from yarl import URL
 
-    proxy, proxy_auth = _proxy(settings), None
-    if proxy and (url := URL(proxy)).user:
-        proxy_auth = aiohttp.BasicAuth(url.user or "", url.password or "")
-        proxy = str(url.with_user(None))
     session = aiohttp.ClientSession(
-        headers=settings.headers,
         connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_ssl_context(settings)),
         timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
-        proxy=proxy,
-        proxy_auth=proxy_auth,
     )
+    # For each request and not for the session, whose headers aiohttp would show to a proxy too.
+    options: dict[str, Any] = {"headers": settings.headers, "allow_redirects": False}
+    if proxy := _proxy(settings):
+        url = URL(proxy)
+        options["proxy"] = url.with_user(None)
+        if url.user:
+            credentials = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+            # A tunnel for https has headers of its own; a plain request carries the proxy's among its own.
+            kind = "proxy_headers" if settings.base_url.startswith("https:") else "headers"
+            options[kind] = {**dict(options.get(kind, ())), "proxy-authorization": f"Basic {credentials}"}
     # A queue for the connector's slots would be part of each request's time limit; one of our own is not.
-    return _Shared(session, asyncio.Semaphore(MAX_CONNECTIONS))
+    return _Shared(session, options, asyncio.Semaphore(MAX_CONNECTIONS))
 
 
 async def _asend(shared: _Shared, request: api.Request, settings: api.Settings) -> api.Response:
@@ -336,7 +353,7 @@ async def _asend(shared: _Shared, request: api.Request, settings: api.Settings) 
     try:
         async with (
             shared.slots,
-            shared.session.request(request.method, URL(request.url, encoded=True), allow_redirects=False) as response,
+            shared.session.request(request.method, URL(request.url, encoded=True), **shared.options) as response,
         ):
             async for chunk in response.content.iter_any():
                 body += chunk
@@ -349,11 +366,14 @@ async def _asend(shared: _Shared, request: api.Request, settings: api.Settings) 
 
 
 def _ssl_context(settings: api.Settings) -> ssl.SSLContext | bool:
-    import ssl
-
     if settings.verify is False:
         return False
-    path = _ca_file(settings)
+    return _trust(_ca_file(settings))
+
+
+def _trust(path: str) -> ssl.SSLContext:
+    import ssl
+
     if Path(path).is_dir():
         return ssl.create_default_context(capath=path)
     return ssl.create_default_context(cafile=path)
@@ -369,28 +389,37 @@ def _ca_file(settings: api.Settings) -> str:
         else [(name, os.environ.get(name)) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")]
     )
     for name, path in named:
-        if path and not Path(path).exists():
-            raise PortkeyInputError(
-                f"Connection {settings.conn_id!r}: {name} names {path!r}, and there is no such file here."
-            )
         if path:
+            try:
+                _trust(path)
+            except OSError as error:  # ssl's own among them
+                raise PortkeyInputError(
+                    f"Connection {settings.conn_id!r}: {name} names {path!r}, and there is no such file or folder of "
+                    f"CA certificates here ({error})."
+                ) from None
             return path
     return DEFAULT_CA_BUNDLE_PATH
 
 
 def _proxy(settings: api.Settings) -> str | None:
     """Return the proxy's URL: the connection's, or the environment's unless ``NO_PROXY`` excepts the host."""
-    if settings.proxy:
-        return settings.proxy
     from requests.utils import get_environ_proxies, select_proxy
 
-    url = settings.base_url
-    proxy: str | None = select_proxy(url, get_environ_proxies(url))
-    if proxy and "://" not in proxy:
-        proxy = f"http://{proxy}"
-    if proxy and not proxy.startswith(("http://", "https://")):
-        raise PortkeyInputError(
-            f"Connection {settings.conn_id!r}: the environment names a {proxy.split(':')[0]} proxy for {url}; only "
-            "http and https proxies are supported. Set proxy in the connection's extra, or NO_PROXY."
-        )
-    return proxy
+    where = "proxy in the connection's extra"
+    proxy: str | None = settings.proxy
+    if proxy is None:
+        where = "the environment"
+        proxy = select_proxy(settings.base_url, get_environ_proxies(settings.base_url))
+    if not proxy:
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(proxy)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return proxy
+    except ValueError:
+        pass
+    raise PortkeyInputError(
+        f"Connection {settings.conn_id!r}: {where} names a {proxy.partition(':')[0]} proxy that can't be used: it must "
+        "be an http or https URL such as http://proxy.example.com:3128. NO_PROXY excepts hosts from the environment's."
+    )

@@ -92,7 +92,7 @@ class PortkeyBatchTrigger(BaseTrigger):
         async with PortkeyHook(self.portkey_conn_id) as hook:
             while True:
                 try:
-                    batch = await hook.aget_batch(self.batch_id)
+                    batch = await hook.aget_batch(self.batch_id, retry_within=schedule.left)
                 except PortkeyTransientError as error:
                     progress.missed(error, self.log)
                 else:

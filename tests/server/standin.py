@@ -96,15 +96,17 @@ class Answer:
     """What one GET is answered, and how badly.
 
     ``how`` is ``plain``, ``reset`` (the connection breaks before any answer), ``truncate`` (it breaks after
-    half the body), ``trickle`` (a byte of the body every ``pause`` seconds) or ``flood`` (``size`` bytes of
-    blanks follow the body, made as they are sent: a terabyte costs no memory). ``delay`` seconds come first.
+    half the body), ``trickle`` (a byte of the body every ``pause`` seconds), ``flood`` (``size`` bytes of
+    blanks follow the body, made as they are sent: a terabyte costs no memory), ``raw`` (the body is all that is
+    sent, then the connection closes: it need not be HTTP) or ``drip`` (the same, a byte every ``pause`` seconds).
+    ``delay`` seconds come first.
     """
 
     status: int = 200
     body: Mapping[str, object] | str | bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
-    how: Literal["plain", "reset", "truncate", "trickle", "flood"] = "plain"
+    how: Literal["plain", "reset", "truncate", "trickle", "flood", "raw", "drip"] = "plain"
     pause: float = 0.05
     size: int = 1 << 40
 
@@ -215,6 +217,8 @@ class StandIn:
         self.port = port
         self.requests: list[Seen] = []
         self.connections = 0
+        #: How many bytes of floods went out, those in the buffers of the way included.
+        self.flooded = 0
         self._ssl_context = ssl_context
         self._plans: dict[str, _Plan] = {}
         self._files: dict[str, bytes] = {}
@@ -394,6 +398,9 @@ class StandIn:
         if answer.how == "reset":
             _break(request)
             return response
+        if answer.how in ("raw", "drip"):
+            await self._send_raw(request, data, answer.pause if answer.how == "drip" else 0)
+            return response
         if answer.how != "flood":
             response.content_length = len(data)
         # A client may well turn its back on any of these.
@@ -410,4 +417,16 @@ class StandIn:
                 await response.write(data)
                 for sent in range(0, answer.size, len(_BLANKS)):
                     await response.write(_BLANKS[: answer.size - sent])
+                    self.flooded += len(_BLANKS)
         return response
+
+    async def _send_raw(self, request: web.BaseRequest, data: bytes, pause: float) -> None:
+        transport = request.transport
+        step = 1 if pause else len(data) or 1
+        for position in range(0, len(data), step):
+            if transport is None or transport.is_closing():
+                return
+            transport.write(data[position : position + step])
+            await asyncio.sleep(pause)
+        if transport is not None:
+            transport.close()
