@@ -420,6 +420,6 @@ def _proxy(settings: api.Settings) -> str | None:
     except ValueError:
         pass
     raise PortkeyInputError(
-        f"Connection {settings.conn_id!r}: {where} names a {proxy.partition(':')[0]} proxy that can't be used: it must "
-        "be an http or https URL such as http://proxy.example.com:3128. NO_PROXY excepts hosts from the environment's."
+        f"Connection {settings.conn_id!r}: {where} names a {proxy.partition(':')[0]} proxy that can't be used: only "
+        "http and https URLs can, such as http://proxy.example.com:3128. NO_PROXY excepts hosts from the environment's."
     )
