@@ -13,8 +13,9 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -86,11 +87,11 @@ class Settings:
         for name, value in self.headers:
             if name.endswith("authorization"):
                 values.append(value.rpartition(" ")[2])
-            elif value.startswith("{"):  # a config's JSON: keys are among its longer strings
-                values += re.findall(r'"([^"\\\s]{12,})"', value)
+            elif name == "x-portkey-config":
+                values += _secrets_of(_decode(value.encode()))
         if self.proxy:
             values += [self.proxy, urlsplit(self.proxy).password or ""]
-        return tuple(values)
+        return tuple(filter(None, values))
 
     @classmethod
     def from_connection(
@@ -115,7 +116,9 @@ class Settings:
         :raises PortkeyInputError: if anything is missing or can't be meant, all of it listed at once
         """
         wrong = _Wrongs()
-        given = wrong.unless(_extra, extra) or {}
+        given = wrong.unless(_extra, extra)
+        if given is None:
+            given = {"managed": True}  # what else is missing can't be known
         if unknown := sorted(map(str, given.keys() - _EXTRAS)):
             wrong.append(f"extra: no such field: {', '.join(unknown)} (there are {', '.join(sorted(_EXTRAS))})")
         base_url = wrong.unless(_base_url, host, port, schema) or ""
@@ -186,11 +189,10 @@ def read_answer(response: Response, request: Request, settings: Settings, read: 
     try:
         return read(answer)
     except ValueError as error:
-        said = _message(answer) or shorten(response.body[:400].decode(errors="replace")) or "nothing"
-        origin, who = _origin(response, answer)
+        origin, who = _origin(response, answer, settings)
         raise PortkeyTransientError(
             f"{who} answered HTTP {response.status} to {request.subject} at {request.url}, but not with what was "
-            f"asked for: {error}. It says: {hide(said, settings)}",
+            f"asked for: {error}. It says: {_words(response, answer, settings) or 'nothing'}",
             status_code=response.status,
             origin=origin,
         ) from None
@@ -201,7 +203,8 @@ def read_batch(response: Response, request: Request, settings: Settings, batch_i
     batch = read_answer(response, request, settings, _batch)
     if not is_same_id(batch.id, batch_id):
         raise PortkeyTransientError(
-            f"The answer to {request.subject} at {request.url} is about another batch: {shorten(batch.id)!r}",
+            f"The answer to {request.subject} at {request.url} is about another batch: "
+            f"{shorten(hide(batch.id, settings))!r}",
             status_code=response.status,
         )
     return batch
@@ -226,7 +229,7 @@ def no_answer(error: BaseException, request: Request, settings: Settings) -> Por
     root = _root(error)
     return PortkeyTransientError(
         f"No answer to {request.subject} at {request.url}: "
-        f"{type(root).__name__}: {hide(shorten(str(root) or 'no details', 300), settings).rstrip('.')}. "
+        f"{type(root).__name__}: {shorten(hide(str(root) or 'no details', settings), 300).rstrip('.')}. "
         f"{_network_advice(root, settings)}",
         origin="network",
     )
@@ -268,7 +271,8 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
             seconds = float(value) * unit
         except ValueError:
             try:
-                seconds = parsedate_to_datetime(value).timestamp() - now
+                date = parsedate_to_datetime(value)  # asctime's has no zone; all are GMT
+                seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
             except (ValueError, OverflowError):
                 continue
         if math.isfinite(seconds):
@@ -282,6 +286,18 @@ def hide(text: str, settings: Settings) -> str:
         if len(secret) >= 5:
             text = text.replace(secret, "***")
     return text
+
+
+def _secrets_of(config: Any, name: str = "") -> Iterator[str]:
+    """Find what a config given as JSON holds in members such as ``api_key``."""
+    if isinstance(config, Mapping):
+        for member, value in config.items():
+            yield from _secrets_of(value, member)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _secrets_of(value, name)
+    elif isinstance(config, str) and re.search("key|secret|token|password|credential|auth", name, re.IGNORECASE):
+        yield config
 
 
 class _Wrongs(list[str]):
@@ -298,23 +314,30 @@ class _Wrongs(list[str]):
 def _extra(text: str | None) -> dict[str, Any]:
     try:
         extra = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         extra = None
     if not isinstance(extra, dict):
         raise ValueError('extra: must be a JSON object such as {"virtual_key": "openai-prod"}')
     # Forms send null or "" for a field that was left empty.
-    return {name: value for name, value in extra.items() if value not in (None, "", {})}
+    return {
+        name: value
+        for name, value in extra.items()
+        if value not in (None, {}) and not (isinstance(value, str) and not value.strip())
+    }
 
 
 def _base_url(host: str | None, port: int | None, schema: str | None) -> str:
     text = (host or "").strip() or DEFAULT_BASE_URL
     if "://" not in text:
+        if re.fullmatch(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*", text):
+            text = f"[{text}]"  # Airflow takes the brackets off a URI's IPv6 address
         text = f"{schema if schema in ('http', 'https') else 'https'}://{text}"
     try:
         parts = urlsplit(text)
         port = parts.port or port
-    except ValueError as error:
-        raise ValueError(f"host: not a base URL: {error}") from None
+    except ValueError:
+        # Not its words: they quote the text, which may hold a password.
+        raise ValueError("host: not a base URL: its port or IPv6 address can't be read") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"host: must be a base URL such as {DEFAULT_BASE_URL}")
     if "@" in parts.netloc:
@@ -340,7 +363,7 @@ def _headers(password: str | None, extra: Mapping[str, Any]) -> tuple[tuple[str,
     own = wrong.unless(_own_headers, extra.get("headers", {})) or {}
     if auth not in ("portkey", "bearer"):
         wrong.append(f"extra: auth must be 'portkey' or 'bearer', got {shorten(repr(auth))}")
-    given: dict[str, tuple[str, str]] = {}
+    given: dict[str, tuple[str, str | None]] = {}
     if key and auth == "bearer":
         given["authorization"] = ("password, with auth 'bearer'", f"Bearer {key}")
     elif key:
@@ -349,13 +372,13 @@ def _headers(password: str | None, extra: Mapping[str, Any]) -> tuple[tuple[str,
         name = header.removeprefix("x-portkey-").replace("-", "_")
         if name in extra:
             text = wrong.unless(_config if name == "config" else _header_text, name, extra[name])
-            given[header] = (f"extra: {name}", text or "")
+            given[header] = (f"extra: {name}", text)
     for header, (where, value) in given.items():
         if header in own:
             wrong.append(f"extra: headers has {header!r}, which {where} gives too: keep one of them")
-        if not _is_header_value(value):
+        if value is not None and not _is_header_value(value):
             wrong.append(f"{where}: holds line breaks or characters that a header can't carry")
-        headers[header] = value
+        headers[header] = value or ""
     headers |= own
     if not key and not headers.keys() & _KEY_HEADERS:
         wrong.append("password: the Portkey API key is missing")
@@ -404,7 +427,7 @@ def _config(name: str, value: Any) -> str:
         return text
     try:
         return json.dumps(json.loads(text), separators=(",", ":"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("extra: config looks like JSON, but is not; it may also be an id (pc-...)") from None
 
 
@@ -421,9 +444,9 @@ def _is_header_value(value: str) -> bool:
 def _seconds(extra: Mapping[str, Any], name: str, default: float) -> float:
     try:
         seconds = float(extra.get(name, default))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
-    if not 0 < seconds < math.inf:
+    if not 0 < seconds < math.inf or extra.get(name) is True:
         raise ValueError(f"extra: {name} must be a number of seconds above 0, got {shorten(repr(extra[name]))}")
     return seconds
 
@@ -448,9 +471,14 @@ def _proxy(extra: Mapping[str, Any]) -> str | None:
     proxy = extra.get("proxy")
     if proxy is None:
         return None
-    if not isinstance(proxy, str) or not re.match(r"https?://[^/\s]", proxy.strip()):
+    try:
+        parts = urlsplit(str(proxy).strip())
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        usable = False
+    if not usable:
         raise ValueError("extra: proxy must be a URL such as http://proxy.example.com:3128")
-    return proxy.strip()
+    return str(proxy).strip()
 
 
 def _decode(body: bytes) -> Any:
@@ -474,15 +502,13 @@ def _batch(answer: Any) -> Batch:
 
 def _failure(response: Response, answer: Any, request: Request, settings: Settings) -> PortkeyApiError:
     status = response.status
-    origin, who = _origin(response, answer)
-    said = _message(answer) or shorten(re.sub(r"<[^>]*>", " ", response.body[:2000].decode(errors="replace")))
+    origin, who = _origin(response, answer, settings)
+    said = _words(response, answer, settings).rstrip(".") or "without a word"
     if 300 <= status < 400:
-        target = response.headers.get("location", "nowhere").split("?")[0]
+        target = shorten(hide(response.headers.get("location", "nowhere").split("?")[0], settings))
         said = f"a redirect to {target}, which is not followed, since it would carry the key there"
-    text = (
-        f"{who} answered HTTP {status} to {request.subject} at {request.url}: {said.rstrip('.') or 'without a word'}."
-    )
-    text = f"{hide(text, settings)} {_advice(status, origin)}".rstrip()
+    text = f"{who} answered HTTP {status} to {request.subject} at {request.url}: {said}."
+    text = f"{text} {_advice(status, origin)}".rstrip()
     kind = PortkeyTransientError if status in (408, 429) or status >= 500 else PortkeyRefusedError
     return kind(
         text,
@@ -492,7 +518,7 @@ def _failure(response: Response, answer: Any, request: Request, settings: Settin
     )
 
 
-def _origin(response: Response, answer: Any) -> tuple[Origin, str]:
+def _origin(response: Response, answer: Any, settings: Settings) -> tuple[Origin, str]:
     if isinstance(answer, Mapping) and answer.get("status") == "failure":
         return "portkey", "Portkey"
     provider = answer.get("provider") if isinstance(answer, Mapping) else None
@@ -500,8 +526,14 @@ def _origin(response: Response, answer: Any) -> tuple[Origin, str]:
         # Portkey sends this header with its own faults too, such as a provider it could not reach.
         provider = response.headers.get("x-portkey-provider")
     if isinstance(provider, str) and provider:
-        return "provider", f"The provider {shorten(provider, 40)!r} behind Portkey"
+        return "provider", f"The provider {shorten(hide(provider, settings), 40)!r} behind Portkey"
     return "gateway", "The gateway"
+
+
+def _words(response: Response, answer: Any, settings: Settings) -> str:
+    """Return what an answer says, in one line, without HTML's tags and without the secrets that it may quote."""
+    text = _message(answer) or response.body[:10_000].decode(errors="replace")
+    return shorten(hide(re.sub(r"</?[a-zA-Z!][^<>]{0,1000}>", " ", text), settings), 300)
 
 
 def _message(answer: Any) -> str:
@@ -517,7 +549,7 @@ def _message(answer: Any) -> str:
         data.get("message") if isinstance(data, Mapping) else None,
         answer.get("html-message"),
     )
-    return next((shorten(c, 300) for c in candidates if isinstance(c, str) and c.strip()), "")
+    return next((c for c in candidates if isinstance(c, str) and c.strip()), "")
 
 
 def _advice(status: int, origin: Origin) -> str:
@@ -531,7 +563,11 @@ def _advice(status: int, origin: Origin) -> str:
     if origin == "provider" and status == 400:
         return "Check batch_id: the provider that Portkey asked can't make sense of it."
     return {
-        400: "Check virtual_key, provider or config in the connection's extra: Portkey does not know such a name.",
+        400: (
+            "The provider does not accept the request: check that batch_id is an id of its own."
+            if origin == "provider"
+            else "Check virtual_key, provider or config in the connection's extra: Portkey does not know such a name."
+        ),
         401: "Check the Portkey API key, the connection's password: it is wrong, expired or missing.",
         403: (
             "The Portkey API key lacks a scope (batches need completions.write), or the organisation has a gateway "
@@ -562,7 +598,7 @@ def _network_advice(error: BaseException, settings: Settings) -> str:
             "The TLS handshake failed: if the gateway's certificate is signed by a private CA, name its file in "
             "verify in the connection's extra, or in REQUESTS_CA_BUNDLE or SSL_CERT_FILE."
         )
-    if re.search(r"time.?out", kind, re.IGNORECASE):
+    if re.search(r"timed?.?out", kind, re.IGNORECASE):
         return (
             f"The limits are timeout={settings.timeout:g} s for a request and "
             f"connect_timeout={settings.connect_timeout:g} s, in the connection's extra."

@@ -89,9 +89,14 @@ class BatchError:
     param: str | None = None
     line: int | None = None
 
+    def shortened(self) -> BatchError:
+        """Return it as :meth:`Batch.to_dict` has it."""
+        code, message, param = (t and shorten(t, _MAX_MESSAGE) for t in (self.code, self.message, self.param))
+        return BatchError(code, message, param, self.line)
+
     def __str__(self) -> str:
         where = f" (line {self.line})" if self.line is not None else ""
-        return f"{self.code or 'error'}: {shorten(self.message or 'no message')}{where}"
+        return f"{shorten(self.code or 'error')}: {shorten(self.message or 'no message')}{where}"
 
 
 @dataclass(frozen=True)
@@ -154,17 +159,20 @@ class Batch:
             raise ValueError(f"expected a JSON object, got {type(answer).__name__}")
         batch_id = _text(answer.get("id"))
         if batch_id is None:
-            raise ValueError(f"the object has no 'id'; its keys are {_names(answer)}")
+            raise ValueError("the object has no 'id'")
         if "status" not in answer:
-            raise ValueError(f"the object has no 'status'; its keys are {_names(answer)}")
+            raise ValueError("the object has no 'status'")
         word = _text(answer["provider_status" if "provider_status" in answer else "status"])
         word = word and _snake_case(word)
+        # Where the provider's own word is unknown or not given, the documented one beside it counts.
+        said = _text(answer["status"])
+        status = _MEANINGS.get(word or "") or _MEANINGS.get(_snake_case(said or ""), BatchStatus.IN_PROGRESS)
         times = {f.name: _time(answer.get(f.name)) for f in fields(cls) if f.name.endswith("_at")}
         counts = answer.get("request_counts")
         metadata = answer.get("metadata")
         return cls(
             id=batch_id,
-            status=_MEANINGS.get(word or "", BatchStatus.IN_PROGRESS),
+            status=status,
             provider_status=word,
             endpoint=_text(answer.get("endpoint")),
             completion_window=_text(answer.get("completion_window")),
@@ -186,22 +194,17 @@ class Batch:
         Return the batch as JSON types under the documented names, for XCom and trigger events.
 
         Every key is always there. ``provider_status`` is the one name that Portkey's documentation does not
-        have. Of many ``errors`` the first 20 are kept, each message cut to 500 characters.
+        have. Of many ``errors`` the first 20 are kept, each text in them cut to 500 characters.
         """
         answer: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         answer["object"] = "batch"
         answer["status"] = self.status.value
         answer["request_counts"] = vars(self.request_counts).copy()
         answer["errors"] = (
-            self.errors
-            and {
-                "object": "list",
-                "data": [
-                    vars(e) | {"message": e.message and shorten(e.message, _MAX_MESSAGE)}
-                    for e in self.errors[:_MAX_ERRORS]
-                ],
-            }
-        ) or None
+            {"object": "list", "data": [vars(error.shortened()) for error in self.errors[:_MAX_ERRORS]]}
+            if self.errors
+            else None
+        )
         answer["metadata"] = None if self.metadata is None else dict(self.metadata)
         return answer
 
@@ -245,8 +248,8 @@ _MAX_ID = 2048
 
 def is_same_id(one: str, other: str) -> bool:
     """Whether two ids address the same batch, be they percent-encoded or plain, whole or Vertex's last part."""
-    plain, also = unquote(one.strip()), unquote(other.strip())
-    return plain == also or plain.endswith(f"/{also}") or also.endswith(f"/{plain}")
+    short, long = sorted((unquote(one.strip()), unquote(other.strip())), key=len)
+    return bool(short) and (short == long or long.endswith(f"/{short}"))
 
 
 def shorten(text: str, limit: int = 200) -> str:
@@ -256,11 +259,7 @@ def shorten(text: str, limit: int = 200) -> str:
 
 
 def _snake_case(word: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word).lower()).strip("_")
-
-
-def _names(answer: Mapping[Any, Any]) -> str:
-    return shorten(", ".join(map(str, answer)) or "none")
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word).lower()).strip("_") or word
 
 
 def _text(value: Any) -> str | None:
@@ -280,9 +279,9 @@ def _int(value: Any) -> int | None:
 
 def _time(value: Any) -> int | None:
     number = _int(value)
-    if not number:
-        return None
-    return number // 1000 if number > _MILLISECONDS_ABOVE else number
+    while number and number > _MILLISECONDS_ABOVE:
+        number //= 1000  # more than once for microseconds
+    return number or None
 
 
 def _errors(value: Any) -> Iterator[BatchError]:

@@ -65,8 +65,9 @@ class Policy:
     @classmethod
     def of(cls, allowed_statuses: Iterable[str], fail_on_request_errors: FailOnRequestErrors) -> Policy:
         """Check what a DAG author wrote. For the parameters see the class."""
-        words = [allowed_statuses] if isinstance(allowed_statuses, str) else list(allowed_statuses)
-        if not words or not set(words) <= set(TERMINAL_STATUSES):
+        words = list(allowed_statuses) if isinstance(allowed_statuses, Iterable) else [allowed_statuses]
+        words = [allowed_statuses] if isinstance(allowed_statuses, str) else words
+        if not words or not all(word in TERMINAL_STATUSES for word in words):
             raise ValueError(f"allowed_statuses must hold one or more of {', '.join(TERMINAL_STATUSES)}; got {words!r}")
         if fail_on_request_errors not in get_args(FailOnRequestErrors):
             raise ValueError(
@@ -95,6 +96,8 @@ def judge(batch: Batch, policy: Policy) -> Verdict:
 
     counts = batch.request_counts
     failed = counts.failed or 0
+    if counts.failed is None and batch.status is BatchStatus.COMPLETED and counts.completed is not None:
+        failed = (counts.total or 0) - counts.completed  # Vertex leaves members out
     some_failed = failed > 0 or batch.provider_status == PARTIALLY_COMPLETED
     all_failed = failed > 0 and (counts.completed == 0 or (counts.total is not None and failed >= counts.total))
     if not some_failed:
