@@ -14,7 +14,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
@@ -207,7 +207,8 @@ def read_batch(response: Response, request: Request, settings: Settings, batch_i
             f"{shorten(hide(batch.id, settings))!r}",
             status_code=response.status,
         )
-    return batch
+    # Not in the rest of it: an id may look like a virtual key, and must stay as it is.
+    return replace(batch, errors=tuple(error.map(lambda text: hide(text, settings)) for error in batch.errors))
 
 
 def read_list(answer: Any) -> None:
@@ -484,13 +485,19 @@ def _proxy(extra: Mapping[str, Any]) -> str | None:
 def _decode(body: bytes) -> Any:
     # By what it is, not by its content-type: Portkey sends JSON as text/plain too. NaN and the like, and halves of
     # characters, come through Python's parser, but not into Airflow's database.
+    text = body.decode("utf-8-sig", errors="replace")
     try:
-        answer = json.loads(body, parse_constant=lambda name: None)
-        if re.search(rb"\\u[dD][89a-fA-F]", body):
+        answer = json.loads(text, parse_constant=lambda name: None, parse_float=_finite)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
             answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):
         return None
     return answer
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def _batch(answer: Any) -> Batch:
@@ -505,7 +512,8 @@ def _failure(response: Response, answer: Any, request: Request, settings: Settin
     origin, who = _origin(response, answer, settings)
     said = _words(response, answer, settings).rstrip(".") or "without a word"
     if 300 <= status < 400:
-        target = shorten(hide(response.headers.get("location", "nowhere").split("?")[0], settings))
+        target = re.sub(r"//[^/?#]*@", "//", response.headers.get("location", "nowhere")).split("?")[0]
+        target = shorten(hide(target, settings))
         said = f"a redirect to {target}, which is not followed, since it would carry the key there"
     text = f"{who} answered HTTP {status} to {request.subject} at {request.url}: {said}."
     text = f"{text} {_advice(status, origin)}".rstrip()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -89,9 +89,9 @@ class BatchError:
     param: str | None = None
     line: int | None = None
 
-    def shortened(self) -> BatchError:
-        """Return it as :meth:`Batch.to_dict` has it."""
-        code, message, param = (t and shorten(t, _MAX_MESSAGE) for t in (self.code, self.message, self.param))
+    def map(self, change: Callable[[str], str]) -> BatchError:
+        """Return it with each of its texts changed."""
+        code, message, param = (t and change(t) for t in (self.code, self.message, self.param))
         return BatchError(code, message, param, self.line)
 
     def __str__(self) -> str:
@@ -201,7 +201,12 @@ class Batch:
         answer["status"] = self.status.value
         answer["request_counts"] = vars(self.request_counts).copy()
         answer["errors"] = (
-            {"object": "list", "data": [vars(error.shortened()) for error in self.errors[:_MAX_ERRORS]]}
+            {
+                "object": "list",
+                "data": [
+                    vars(error.map(lambda text: shorten(text, _MAX_MESSAGE))) for error in self.errors[:_MAX_ERRORS]
+                ],
+            }
             if self.errors
             else None
         )
@@ -249,7 +254,7 @@ _MAX_ID = 2048
 def is_same_id(one: str, other: str) -> bool:
     """Whether two ids address the same batch, be they percent-encoded or plain, whole or Vertex's last part."""
     short, long = sorted((unquote(one.strip()), unquote(other.strip())), key=len)
-    return bool(short) and (short == long or long.endswith(f"/{short}"))
+    return short == long or (bool(short) and long.endswith(f"/{short}"))
 
 
 def shorten(text: str, limit: int = 200) -> str:

@@ -25,6 +25,7 @@ os.environ.update(
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__CORE__UNIT_TEST_MODE="False",
     AIRFLOW__CORE__TEST_CONNECTION="Enabled",
+    AIRFLOW__API_AUTH__JWT_SECRET="for tests on loopback, of at least 64 characters, as Airflow 3 wants it",
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME}/airflow.db",
 )
 

@@ -290,7 +290,8 @@ def _send(session: requests.Session, request: api.Request, settings: api.Setting
             headers = {name.lower(): value for name, value in response.headers.items()}
             return api.Response(response.status_code, headers, bytes(body))
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise api.no_answer(error, request, settings) from None
+        failure = api.no_answer(error, request, settings)
+    raise failure  # Out here, since a library's error may quote what was sent, and would be its context in there.
 
 
 @dataclass
@@ -362,7 +363,8 @@ async def _asend(shared: _Shared, request: api.Request, settings: api.Settings) 
             headers = {name.lower(): value for name, value in response.headers.items()}
             return api.Response(response.status, headers, bytes(body))
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise api.no_answer(error, request, settings) from None
+        failure = api.no_answer(error, request, settings)
+    raise failure  # As in `_send`.
 
 
 def _ssl_context(settings: api.Settings) -> ssl.SSLContext | bool:
