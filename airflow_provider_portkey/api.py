@@ -43,8 +43,8 @@ MAX_ANSWER_BYTES = 8 * 2**20
 
 #: How often one call is sent before it counts as failed.
 ATTEMPTS = 3
-#: The longest pause between two of them in seconds; where the service asks for a longer one, the call ends and the
-#: wait goes on with its next poll.
+#: The longest pause between two of them in seconds, before chance adds up to a half. Where the service asks for a
+#: longer one, the call ends and the wait goes on with its next poll.
 MAX_PAUSE = 10.0
 #: Whatever an answer asks for, no longer than this until the next poll, in seconds.
 MAX_RETRY_AFTER = 600.0
@@ -540,7 +540,7 @@ def _origin(response: Response, answer: Any, settings: Settings) -> tuple[Origin
 
 def _words(response: Response, answer: Any, settings: Settings) -> str:
     """Return what an answer says, in one line, without HTML's tags and without the secrets that it may quote."""
-    text = _message(answer) or response.body[:10_000].decode(errors="replace")
+    text = _message(answer) or response.body[:100_000].decode(errors="replace")
     return shorten(hide(re.sub(r"</?[a-zA-Z!][^<>]{0,1000}>", " ", text), settings), 300)
 
 

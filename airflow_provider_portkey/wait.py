@@ -117,10 +117,11 @@ class Schedule:
         interval = self._poke_interval
         if self._exponential_backoff:
             interval = max(interval, self._clock() - self._started_at)
+        interval *= 0.9 + chance / 5
         if self._max_wait is not None:
             interval = min(interval, self._max_wait)
         # What was asked for is spread too, but never undercut.
-        return min(max(interval * (0.9 + chance / 5), retry_after * (1 + chance / 10)), left)
+        return min(max(interval, retry_after * (1 + chance / 10)), left)
 
     @property
     def left(self) -> float:

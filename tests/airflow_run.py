@@ -6,6 +6,7 @@ import importlib.util
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -18,7 +19,7 @@ class Run:
     states: dict[str, str] = field(default_factory=dict)
     #: By the same, then by key.
     xcoms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: What failed tasks raised.
+    #: What the task of :func:`run_wait` raised of ours.
     errors: list[BaseException] = field(default_factory=list)
 
 
@@ -31,21 +32,22 @@ def load_dag(name: str) -> Any:
     """Import ``name``.py of the DAGs' folder and return its one DAG."""
     from airflow.providers.common.compat.sdk import DAG
 
+    return next(value for value in vars(_load(name)).values() if isinstance(value, DAG))
+
+
+def _load(name: str) -> ModuleType:
     path = dags_folder() / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"dag_file_{name}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return next(value for value in vars(module).values() if isinstance(value, DAG))
+    return module
 
 
 def run_dag(dag: Any, conf: dict[str, Any] | None = None) -> Run:
     """Run a DAG whose file is in the DAGs' folder to its end, deferrals included, in this process."""
-    errors: list[BaseException] = []
-    for task in dag.tasks:
-        task.on_failure_callback = [lambda context: errors.append(context["exception"])]
     result = dag.test(run_conf=conf)
-    run = Run(str(result.state), errors=errors)
+    run = Run(str(result.state))
     for ti in result.get_task_instances():
         name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
         run.states[name] = str(getattr(ti.state, "value", ti.state))
@@ -57,13 +59,35 @@ def run_dag(dag: Any, conf: dict[str, Any] | None = None) -> Run:
 
 
 _SOURCE = """
+from contextlib import contextmanager
 from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_portkey.operators.batch import PortkeyRetrieveBatchOperator
+from airflow_provider_portkey.exceptions import PortkeyError
 from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 
+ERRORS = []
+
+class Recorded({operator}):
+    # Airflow 3.1 does not tell callbacks what a task raised.
+    def execute(self, context):
+        with self.recording():
+            return super().execute(context)
+
+    def execute_complete(self, context, event=None):
+        with self.recording():
+            return super().execute_complete(context, event)
+
+    @contextmanager
+    def recording(self):
+        try:
+            yield
+        except PortkeyError as error:
+            ERRORS.append(error)
+            raise
+
 with DAG({name!r}, schedule=None, start_date=datetime(2026, 1, 1)) as dag:
-    {operator}(task_id="wait", batch_id="{{{{ dag_run.conf['batch_id'] }}}}", **{kwargs!r})
+    Recorded(task_id="wait", batch_id="{{{{ dag_run.conf['batch_id'] }}}}", **{kwargs!r})
 """
 
 
@@ -73,6 +97,9 @@ def run_wait(operator: str, batch_id: str, **kwargs: Any) -> Run:
     path = dags_folder() / f"{name}.py"
     path.write_text(_SOURCE.format(name=name, operator=operator, kwargs={"poke_interval": 0.2} | kwargs))
     try:
-        return run_dag(load_dag(name), {"batch_id": batch_id})
+        module = _load(name)
+        run = run_dag(module.dag, {"batch_id": batch_id})
+        run.errors = module.ERRORS
+        return run
     finally:
         path.unlink()

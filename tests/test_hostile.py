@@ -201,7 +201,7 @@ class Case:
 
 def wait(stack: Stack, world: World, batch_id: str, **task: Any) -> None:
     """Wait the way Airflow would, on a worker or in a triggerer, and keep in ``world`` what comes of it."""
-    sensor = PortkeyBatchSensor(task_id="wait", batch_id=batch_id, **{"poke_interval": 0.02, "timeout": 20.0} | task)
+    sensor = PortkeyBatchSensor(task_id="wait", batch_id=batch_id, **{"poke_interval": 0.02, "timeout": 10.0} | task)
     ti = TaskInstance()
     world.began = time.monotonic()
     try:
