@@ -16,6 +16,7 @@ import json
 import logging
 import random
 import re
+import signal
 import socket
 import ssl
 import threading
@@ -197,6 +198,7 @@ class Case:
     tls: Callable[[World], ssl.SSLContext] | None = None
     arrange: Callable[[World], None] | None = None
     meanwhile: Callable[[World], None] | None = None
+    stacks: Sequence[Stack] = STACKS
 
 
 def wait(stack: Stack, world: World, batch_id: str, **task: Any) -> None:
@@ -204,6 +206,8 @@ def wait(stack: Stack, world: World, batch_id: str, **task: Any) -> None:
     sensor = PortkeyBatchSensor(task_id="wait", batch_id=batch_id, **{"poke_interval": 0.02, "timeout": 10.0} | task)
     ti = TaskInstance()
     world.began = time.monotonic()
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 15)
     try:
         if stack == "requests":
             world.answer = sensor.execute(ti.context)
@@ -220,8 +224,14 @@ def wait(stack: Stack, world: World, batch_id: str, **task: Any) -> None:
             world.answer = sensor.execute_complete(ti.context, json.loads(json.dumps(world.event)))
     except Exception as error:  # noqa: BLE001 - each case says what it expects
         world.error = error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     world.ended = time.monotonic()
     world.xcoms = ti.xcoms
+
+
+def give_up(*_: object) -> None:
+    pytest.fail("The wait has no end.")
 
 
 async def only_event(trigger: PortkeyBatchTrigger) -> dict[str, Any]:
@@ -606,6 +616,7 @@ TRANSIENT = [
         [Answer(how="reset"), Answer(how="reset"), "completed"],
         requests=3,
         holds=paused_each_time,
+        stacks=["requests"],  # aiohttp itself sends a GET once more when a kept connection turns out to be dead
     ),
     outlasted("reset in mid-body", Answer(body=batch_body("batch_1", "completed"), how="truncate"), "No answer"),
     outlasted("closed in mid-body", Answer(body=raw_answer(b'{"id": "batch_1", "sta', 900), how="raw")),
@@ -651,6 +662,7 @@ TRANSIENT = [
         LIMIT,
         extra={"timeout": 0.2},
         holds=within_the_limit,
+        stacks=["aiohttp"],  # requests bounds each read of the headers, not all of them
     ),
     outlasted("truncated JSON", Answer(body='{"id": "batch_1", "status": "comp'), "not with what was asked for"),
     Case(
@@ -1645,8 +1657,10 @@ CASES = {f"{area}: {case.name}": case for area, cases in AREAS.items() for case 
 assert len(CASES) == sum(map(len, AREAS.values())), "each case has a name of its own"
 
 
-@pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+@pytest.mark.parametrize(
+    ("case", "stack"),
+    [pytest.param(case, stack, id=f"{name}-{stack}") for name, case in CASES.items() for stack in case.stacks],
+)
 def test_case(case: Case, stack: Stack, world: World) -> None:
     for name, value in ({"MAX_PAUSE": 0.02} | dict(case.constants)).items():
         world.monkeypatch.setattr(api, name, value)

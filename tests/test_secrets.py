@@ -334,7 +334,6 @@ SCENES: dict[str, Callable[[Scene], None]] = {
             "errors": {"data": [{"message": quoting(API_KEY, n + len("openai error: "))} for n in (200, 500)]},
         }
     ),
-    "a batch whose metadata quotes": answered({"status": "completed", "metadata": {"key": API_KEY}}),
     "a redirect that quotes": answered(
         Answer(302, headers={"Location": f"http://elsewhere.invalid/{API_KEY}/x?k={AWS_KEY}"})
     ),

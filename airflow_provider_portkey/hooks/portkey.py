@@ -326,12 +326,6 @@ def _open(settings: api.Settings) -> _Shared:
     import aiohttp
     from yarl import URL
 
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_ssl_context(settings)),
-        timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-    )
     # For each request and not for the session, whose headers aiohttp would show to a proxy too.
     options: dict[str, Any] = {"headers": settings.headers, "allow_redirects": False}
     if proxy := _proxy(settings):
@@ -342,6 +336,12 @@ def _open(settings: api.Settings) -> _Shared:
             # A tunnel for https has headers of its own; a plain request carries the proxy's among its own.
             kind = "proxy_headers" if settings.base_url.startswith("https:") else "headers"
             options[kind] = {**dict(options.get(kind, ())), "proxy-authorization": f"Basic {credentials}"}
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_ssl_context(settings)),
+        timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
     # A queue for the connector's slots would be part of each request's time limit; one of our own is not.
     return _Shared(session, options, asyncio.Semaphore(MAX_CONNECTIONS))
 
