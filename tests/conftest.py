@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,9 +32,34 @@ os.environ.update(
 from tests.server.gateway import Gateway  # noqa: E402
 from tests.server.standin import StandIn  # noqa: E402
 
+#: What no test may print, log or have Airflow store: the stand-in's keys.
+SECRETS = (StandIn().api_key, StandIn().provider_key)
+_leaks: list[str] = []
 
-def pytest_sessionfinish() -> None:
+
+def files_with(secrets: Iterable[str], folder: Path) -> list[str]:
+    """Return the files below ``folder`` that hold one of ``secrets``: logs, the metadata database, anything."""
+    wanted = [secret.encode() for secret in secrets]
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [str(path.relative_to(folder)) for path in files if any(s in path.read_bytes() for s in wanted)]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.passed and any(secret in text for _, text in report.sections for secret in SECRETS):
+        _leaks.append(f"what {report.nodeid} printed or logged")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run, however green, that left a secret in what it printed, logged or stored."""
+    _leaks.extend(f"Airflow's {name}" for name in files_with(SECRETS, HOME))
+    if _leaks:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for leak in dict.fromkeys(_leaks):
+        terminalreporter.line(f"A secret is in {leak}", red=True)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.operators.batch import PortkeyRetrieveBatchOperator
 from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 from airflow_provider_portkey.triggers.batch import PortkeyBatchTrigger
+from tests.conftest import files_with
 from tests.server.standin import HOST, Answer, Scripted, StandIn, batch_body
 from tests.test_hostile import STACKS, Stack, World, be_deaf, page, portkey_error, provider_error, tls, wait
 
@@ -445,3 +446,11 @@ class TestScanner:
         places = {found.partition(" in ")[2].partition(":")[0] for found in scene.evidence.found()}
         assert {"XCom", "return value"} <= places
         assert ("event" in places) == (scene.stack == "aiohttp")
+
+
+def test_the_scan_of_what_airflow_stored_finds_a_planted_secret(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "task.log").write_text(f"key={API_KEY}")
+    (tmp_path / "airflow.db").write_bytes(b"\0SQLite")
+    assert files_with([API_KEY, AWS_KEY], tmp_path) == ["logs/task.log"]
+    assert files_with([AWS_KEY], tmp_path) == []

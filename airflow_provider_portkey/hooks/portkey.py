@@ -151,7 +151,8 @@ class PortkeyHook(BaseHook):
         try:
             return self._use(self.get_connection(self.portkey_conn_id))
         except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
-            raise _lookup_error(self.portkey_conn_id, error) from None
+            failure = _lookup_error(self.portkey_conn_id, error)
+        raise failure  # Out here, since what was caught may quote a secret, and would be its context in there.
 
     async def _aread_connection(self) -> api.Settings:
         from airflow.providers.common.compat.connection import get_async_connection
@@ -162,7 +163,8 @@ class PortkeyHook(BaseHook):
             # In a thread: on Airflow 3 both reading and masking may talk to the supervisor.
             return await sync_to_async(self._use)(connection)
         except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
-            raise _lookup_error(self.portkey_conn_id, error) from None
+            failure = _lookup_error(self.portkey_conn_id, error)
+        raise failure  # As in `_read_connection`.
 
     def _use(self, connection: Connection) -> api.Settings:
         settings = api.Settings.from_connection(
@@ -291,7 +293,7 @@ def _send(session: requests.Session, request: api.Request, settings: api.Setting
             return api.Response(response.status_code, headers, bytes(body))
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         failure = api.no_answer(error, request, settings)
-    raise failure  # Out here, since a library's error may quote what was sent, and would be its context in there.
+    raise failure  # As in `_read_connection`.
 
 
 @dataclass
@@ -364,7 +366,7 @@ async def _asend(shared: _Shared, request: api.Request, settings: api.Settings) 
             return api.Response(response.status, headers, bytes(body))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         failure = api.no_answer(error, request, settings)
-    raise failure  # As in `_send`.
+    raise failure  # As in `_read_connection`.
 
 
 def _ssl_context(settings: api.Settings) -> ssl.SSLContext | bool:
