@@ -28,6 +28,7 @@ clean:
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/installed-airflow-*
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
 	$(VENV)/bin/python -m pip install -q -c $(CONSTRAINTS) 'apache-airflow~=$(AIRFLOW).0' -e . --group test
 	@touch $@

@@ -83,7 +83,8 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown: the headers' values as the connection gave them, and the proxy's URL."""
         # Names that Portkey and its messages use openly: hiding "openai" everywhere would hide too much.
-        values = [v for k, v in self.headers if k not in ("accept", "user-agent", "x-portkey-provider")]
+        open_names = ("accept", "user-agent", "x-portkey-provider")
+        values = [v for k, v in self.headers if k not in open_names and v.lower() not in ("true", "false")]
         for name, value in self.headers:
             if name.endswith("authorization"):
                 values.append(value.rpartition(" ")[2])
@@ -122,7 +123,7 @@ class Settings:
         if unknown := sorted(map(str, given.keys() - _EXTRAS)):
             wrong.append(f"extra: no such field: {', '.join(unknown)} (there are {', '.join(sorted(_EXTRAS))})")
         base_url = wrong.unless(_base_url, host, port, schema) or ""
-        headers = wrong.unless(_headers, password, given) or ()
+        headers = wrong.unless(_headers, password, given, urlsplit(base_url).hostname) or ()
         timeout = wrong.unless(_seconds, given, "timeout", DEFAULT_TIMEOUT) or 0
         connect = wrong.unless(_seconds, given, "connect_timeout", DEFAULT_CONNECT_TIMEOUT) or 0
         verify = wrong.unless(_verify, given)
@@ -240,11 +241,11 @@ def is_worth_another_attempt(error: BaseException) -> bool:
     """
     Whether the same call should be sent once more at once, as one of :data:`ATTEMPTS`.
 
-    A provider's 404 is: just after a batch was created, the replica that is asked may not know it yet.
+    A batch that is not found is: just after it was created, the replica that is asked may not know it yet.
     """
     if isinstance(error, PortkeyTransientError):
         return (error.retry_after or 0) <= MAX_PAUSE
-    return isinstance(error, PortkeyRefusedError) and error.status_code == 404 and error.origin == "provider"
+    return isinstance(error, PortkeyRefusedError) and error.status_code == 404 and error.origin != "gateway"
 
 
 def pause(attempt: int, error: BaseException | None, chance: float) -> float:
@@ -356,7 +357,7 @@ def _base_url(host: str | None, port: int | None, schema: str | None) -> str:
     return "/".join([f"{parts.scheme}://{name}" + (f":{port}" if port else ""), *path])
 
 
-def _headers(password: str | None, extra: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _headers(password: str | None, extra: Mapping[str, Any], host: str | None) -> tuple[tuple[str, str], ...]:
     wrong = _Wrongs()
     key = (password or "").strip()
     auth = extra.get("auth", "portkey")
@@ -381,7 +382,8 @@ def _headers(password: str | None, extra: Mapping[str, Any]) -> tuple[tuple[str,
             wrong.append(f"{where}: holds line breaks or characters that a header can't carry")
         headers[header] = value or ""
     headers |= own
-    if not key and not headers.keys() & _KEY_HEADERS:
+    # A gateway of one's own may ask for none.
+    if not key and not headers.keys() & _KEY_HEADERS and f".{host}".endswith(".portkey.ai"):
         wrong.append("password: the Portkey API key is missing")
     routes = [h for h in _ROUTE_HEADERS if h in headers]
     managed = wrong.unless(_flag, "managed", extra.get("managed", False))
@@ -483,16 +485,26 @@ def _proxy(extra: Mapping[str, Any]) -> str | None:
 
 
 def _decode(body: bytes) -> Any:
-    # By what it is, not by its content-type: Portkey sends JSON as text/plain too. NaN and the like, and halves of
-    # characters, come through Python's parser, but not into Airflow's database.
+    # By what it is, not by its content-type: Portkey sends JSON as text/plain too. NaN and the like, NUL and halves
+    # of characters come through Python's parser, but not into Airflow's database.
     text = body.decode("utf-8-sig", errors="replace")
     try:
         answer = json.loads(text, parse_constant=lambda name: None, parse_float=_finite)
-        if re.search(r"\\u[dD][89a-fA-F]", text):
-            answer = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
+        if re.search(r"\\u(0000|[dD][89a-fA-F])", text):
+            answer = _storable(answer)
     except (ValueError, RecursionError):
         return None
     return answer
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "").encode(errors="replace").decode()
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {_storable(name): _storable(item) for name, item in value.items()}
+    return value
 
 
 def _finite(text: str) -> float | None:
@@ -516,7 +528,7 @@ def _failure(response: Response, answer: Any, request: Request, settings: Settin
         target = shorten(hide(target, settings))
         said = f"a redirect to {target}, which is not followed, since it would carry the key there"
     text = f"{who} answered HTTP {status} to {request.subject} at {request.url}: {said}."
-    text = f"{text} {_advice(status, origin)}".rstrip()
+    text = f"{text} {_advice(status, origin, settings)}".rstrip()
     kind = PortkeyTransientError if status in (408, 429) or status >= 500 else PortkeyRefusedError
     return kind(
         text,
@@ -560,7 +572,7 @@ def _message(answer: Any) -> str:
     return next((c for c in candidates if isinstance(c, str) and c.strip()), "")
 
 
-def _advice(status: int, origin: Origin) -> str:
+def _advice(status: int, origin: Origin, settings: Settings) -> str:
     if 300 <= status < 400:
         return "Set the connection's host to the address that answers itself."
     if origin == "provider" and status in (401, 403):
@@ -568,22 +580,25 @@ def _advice(status: int, origin: Origin) -> str:
             "Portkey let the call pass: the provider's own credential, stored in Portkey under the virtual key or "
             "provider slug (or in the connection's headers), is wrong or lacks a permission."
         )
-    if origin == "provider" and status == 400:
-        return "Check batch_id: the provider that Portkey asked can't make sense of it."
+    sent = dict(settings.headers).keys()
     return {
         400: (
             "The provider does not accept the request: check that batch_id is an id of its own."
-            if origin == "provider"
+            if origin == "provider" or not sent & set(_ROUTE_HEADERS)
             else "Check virtual_key, provider or config in the connection's extra: Portkey does not know such a name."
         ),
-        401: "Check the Portkey API key, the connection's password: it is wrong, expired or missing.",
+        401: (
+            "Check the Portkey API key, the connection's password: it is wrong or expired."
+            if "x-portkey-api-key" in sent or origin == "portkey"
+            else "Check Authorization in headers in the connection's extra, or the connection's password."
+        ),
         403: (
             "The Portkey API key lacks a scope (batches need completions.write), or the organisation has a gateway "
             "of its own that the connection's host should name."
         ),
         404: (
             "Check batch_id, and that the connection names the provider and workspace that the batch was created in."
-            if origin == "provider"
+            if origin in ("portkey", "provider")
             else "Nothing answers to that path: check the connection's host, which must be the API's base URL."
         ),
         412: "A budget or limit set in Portkey is exhausted: raise it there.",

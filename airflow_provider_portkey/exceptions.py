@@ -25,6 +25,14 @@ class PortkeyInputError(PortkeyError, AirflowFailException, ValueError):
     """A connection or an argument can't be used as it is. Nothing was sent."""
 
 
+class PortkeyConnectionNotFoundError(PortkeyError):
+    """
+    Airflow found no such connection.
+
+    Airflow says the same when a secrets backend does not answer, so the task may be retried.
+    """
+
+
 class PortkeyApiError(PortkeyError):
     """
     A call did not bring a batch.

@@ -15,6 +15,7 @@ from airflow_provider_portkey.exceptions import (
     PortkeyBatchExpiredError,
     PortkeyBatchFailedError,
     PortkeyBatchTimeoutError,
+    PortkeyConnectionNotFoundError,
     PortkeyEventError,
     PortkeyInputError,
     PortkeyRefusedError,
@@ -58,7 +59,7 @@ class BatchTask(_Base):
 
     @cached_property
     def _deadline(self) -> float:
-        """When the wait of this process ends, on the monotonic clock."""
+        """When this process gives up, on the monotonic clock; a rescheduled sensor has a new one for each look."""
         return time.monotonic() + self.timeout
 
     @cached_property
@@ -133,22 +134,25 @@ class BatchTask(_Base):
 
         :raises PortkeyEventError: if it is anything else, or about another batch
         """
-        if not isinstance(event, dict) or not is_same_id(str(event.get("batch_id", "")), self.batch_id):
+        if not isinstance(event, dict) or event.get("batch_id") != self.batch_id:
             raise PortkeyEventError(
                 f"Expected an event about batch {self.batch_id!r} from its trigger, got {event!r:.200}."
             )
         kind, message = event.get("event"), event.get("message")
         if kind == "ended":
+            batch = None
             with suppress(ValueError):
                 batch = Batch.from_dict(event.get("batch"))
-                if is_same_id(batch.id, self.batch_id) and (answer := self._end(context, batch)) is not None:
-                    return answer
+            if batch and is_same_id(batch.id, self.batch_id) and (answer := self._end(context, batch)):
+                return answer
         elif isinstance(message, str):
             if kind == "timeout":
                 self._progress.last = message
                 self._time_is_up()
             if kind == "input_error":
                 raise PortkeyInputError(message)
+            if kind == "not_found":
+                raise PortkeyConnectionNotFoundError(message)
             if kind == "refused":
                 raise PortkeyRefusedError(
                     message, status_code=event.get("status_code"), origin=event.get("origin", "gateway")

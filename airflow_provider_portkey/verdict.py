@@ -99,7 +99,7 @@ def judge(batch: Batch, policy: Policy) -> Verdict:
     if counts.failed is None and batch.status is BatchStatus.COMPLETED and counts.completed is not None:
         failed = (counts.total or 0) - counts.completed  # Vertex leaves members out
     some_failed = failed > 0 or batch.provider_status == PARTIALLY_COMPLETED
-    all_failed = failed > 0 and (counts.completed == 0 or (counts.total is not None and failed >= counts.total))
+    all_failed = failed > 0 and (counts.completed == 0 if counts.total is None else failed >= counts.total)
     if not some_failed:
         return Verdict(Outcome.SUCCEED, f"{batch}; {files}.")
     reason = f"{batch}; {files}. {'All' if all_failed else 'Some'} requests in it failed"

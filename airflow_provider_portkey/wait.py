@@ -34,7 +34,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self.last = "never seen"
+        self._seen = self.last = "never seen"
         self.retry_after = 0.0
         self._state: object = None
         self._failing = False
@@ -56,7 +56,8 @@ class Progress:
                 batch.id,
                 word,
             )
-        self.last, self.retry_after = str(batch), 0.0
+        self._seen = self.last = str(batch)
+        self.retry_after = 0.0
         self._state, self._failing = state, False
 
     def missed(self, error: PortkeyTransientError, log: Log) -> None:
@@ -64,8 +65,8 @@ class Progress:
         state = (error.origin, error.status_code)
         if state != self._state:
             log.warning("%s The wait goes on.", error)
-        seen = self.last.split(" Then: ")[0]
-        self.last, self.retry_after = f"{seen} Then: {error}", error.retry_after or 0.0
+        self.last = f"{self._seen} Then: {error}"
+        self.retry_after = error.retry_after or 0.0
         self._state, self._failing = state, True
 
 

@@ -21,6 +21,7 @@ for name in [n for n in os.environ if n.startswith("AIRFLOW")]:
     del os.environ[name]
 os.environ.update(
     AIRFLOW_HOME=str(HOME),
+    NO_PROXY="127.0.0.1",
     AIRFLOW__CORE__DAGS_FOLDER=str(DAGS),
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__CORE__UNIT_TEST_MODE="False",

@@ -98,6 +98,7 @@ def _set_up_airflow(home: Path, connection: dict[str, object]) -> None:
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
         AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home}/airflow.db",
         AIRFLOW_CONN_PORTKEY_DEFAULT=json.dumps(connection),
+        NO_PROXY=",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
         # Of Airflow's log, the demo shows what the task and its trigger say.
         AIRFLOW__LOGGING__LOGGING_LEVEL="WARNING",
         AIRFLOW__LOGGING__NAMESPACE_LEVELS="airflow.task.operators=INFO airflow_provider_portkey=INFO task.stdout=INFO",

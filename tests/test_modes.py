@@ -144,7 +144,9 @@ class TestEveryWay:
 @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
 class TestSkipping:
     @pytest.mark.parametrize("end", ["expired", "timeout", "refusal"])
-    def test_it_skips_where_it_would_fail(self, way: str, option: str, end: str, standin: StandIn) -> None:
+    def test_it_skips_where_it_would_fail(
+        self, way: str, option: str, end: str, standin: StandIn, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         standin.script("batch_1", "in_progress", *(["expired"] if end == "expired" else []))
         if end == "refusal":
             standin.api_key = "another"
@@ -153,6 +155,7 @@ class TestSkipping:
         run = wait(way, **kwargs)
 
         assert run.states == {"wait": "skipped"}
+        assert "Skipped instead of failing: " in capfd.readouterr().out
         assert run.xcoms["wait"]["output_file_id"] == ("file-batch_1-output" if end == "expired" else None)
 
 

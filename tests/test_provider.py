@@ -122,6 +122,7 @@ class TestCommandLine:
             pytest.param({"password": "wrong"}, ["Portkey API key"], id="wrong key"),
             pytest.param({"extra": {"virtual_key": "other"}}, ["virtual_key"], id="wrong virtual key"),
             pytest.param({"host": "http://127.0.0.1:1"}, ["No answer", "Check the connection's host"], id="no network"),
+            pytest.param({"host": "{url}/elsewhere"}, ["Nothing answers to that path"], id="wrong URL"),
             pytest.param({"extra": {}}, ["virtual_key", "provider", "config", "managed"], id="nothing named"),
         ],
     )
@@ -135,7 +136,10 @@ class TestCommandLine:
             "extra": {"virtual_key": standin.virtual_key},
         }
         done = airflow(
-            "connections", "test", "portkey_default", env={"AIRFLOW_CONN_PORTKEY_DEFAULT": json.dumps(fields | change)}
+            "connections",
+            "test",
+            "portkey_default",
+            env={"AIRFLOW_CONN_PORTKEY_DEFAULT": json.dumps(fields | change).replace("{url}", standin.url)},
         )
         said = " ".join((done.stdout + done.stderr).split())
         for word in words:

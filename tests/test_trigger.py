@@ -6,13 +6,16 @@ import asyncio
 import importlib
 import json
 import logging
+import threading
 import time
 from typing import Any
 
 import pytest
 
 from airflow_provider_portkey.hooks import portkey
+from airflow_provider_portkey.triggers import batch
 from airflow_provider_portkey.triggers.batch import PortkeyBatchTrigger
+from airflow_provider_portkey.wait import Progress
 from tests.conftest import set_connection
 from tests.server.standin import StandIn
 
@@ -103,11 +106,32 @@ def test_a_deadline_that_passed_while_no_triggerer_ran_leaves_one_look(standin: 
     assert len(standin.requests) == 1
 
 
-def test_a_connection_that_is_missing_ends_it_with_the_reason() -> None:
+def test_a_connection_that_stays_missing_ends_it_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "MISSING_CONNECTION_GRACE", 0.1)
     event = fire(PortkeyBatchTrigger("batch_1", "no_such_connection", poke_interval=0.02))
 
-    assert event["event"] == "input_error"
+    assert event["event"] == "not_found"
     assert "'no_such_connection'" in event["message"]
+
+
+def test_a_secrets_backend_that_is_down_for_a_moment_does_not_end_it(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin.script("batch_1", "completed")
+    monkeypatch.delenv("AIRFLOW_CONN_PORTKEY_DEFAULT")
+    missed = threading.Event()
+    monkeypatch.setattr(Progress, "missed", lambda *args: missed.set())
+
+    async def come_back() -> list[Any]:
+        task = asyncio.ensure_future(events(PortkeyBatchTrigger("batch_1", poke_interval=0.05)))
+        await asyncio.to_thread(missed.wait, 10)
+        set_connection(
+            monkeypatch, host=standin.url, password=standin.api_key, extra={"virtual_key": standin.virtual_key}
+        )
+        return await task
+
+    [event] = asyncio.run(come_back())
+    assert event["event"] == "ended"
 
 
 def test_waits_of_one_connection_share_a_session_that_the_last_one_closes(standin: StandIn) -> None:

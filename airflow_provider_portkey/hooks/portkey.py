@@ -20,7 +20,8 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoun
 
 from airflow_provider_portkey import api
 from airflow_provider_portkey.exceptions import (
-    PortkeyApiError,
+    PortkeyConnectionNotFoundError,
+    PortkeyError,
     PortkeyInputError,
     PortkeyRefusedError,
     PortkeyTransientError,
@@ -83,6 +84,7 @@ class PortkeyHook(BaseHook):
         :param batch_id: the batch's id, plain or percent-encoded
         :param retry_within: seconds after which no further attempt is begun; default: no limit
         :raises PortkeyInputError: if the connection or ``batch_id`` can't be used; nothing was sent
+        :raises PortkeyConnectionNotFoundError: if there is no such connection
         :raises PortkeyRefusedError: if the call was refused and will be until somebody changes something
         :raises PortkeyTransientError: if the call failed, but may succeed later
         """
@@ -115,12 +117,14 @@ class PortkeyHook(BaseHook):
         """
         Return a session that carries the connection's credentials, for calls that this hook does not have.
 
-        Their addresses begin with :attr:`base_url`. It follows no redirect, since that would carry the key
-        elsewhere. Give each call a ``timeout``, and close the session after use.
+        Their addresses begin with :attr:`base_url`. A redirect raises ``requests.TooManyRedirects``, since to
+        follow it would carry the key elsewhere. Give each call a ``timeout``, and close the session after use.
 
         :raises PortkeyInputError: if the connection can't be used
         """
-        return _session(self._settings or self._read_connection())
+        session = _session(self._settings or self._read_connection())
+        session.hooks["response"].append(_refuse_redirect)
+        return session
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -134,7 +138,7 @@ class PortkeyHook(BaseHook):
             with _session(settings) as session:
                 response = _send(session, request, settings)
             api.read_answer(response, request, settings, api.read_list)
-        except (PortkeyApiError, PortkeyInputError) as error:
+        except PortkeyError as error:
             return False, str(error)
         return True, f"{settings.base_url} accepts the key and the provider, and lists batches."
 
@@ -241,7 +245,10 @@ def _lookup_error(conn_id: str, error: Exception) -> Exception:
     if isinstance(error, PortkeyInputError):
         return error
     if isinstance(error, AirflowNotFoundException):
-        return PortkeyInputError(f"Airflow knows no connection {conn_id!r}: {error}")
+        return PortkeyConnectionNotFoundError(
+            f"Airflow found no connection {conn_id!r}, here and now: {error}. Is it defined for workers and triggerer "
+            "alike, and does the secrets backend answer?"
+        )
     if isinstance(error, (AirflowException, ValueError)):
         # Its text may quote the connection, password included.
         return PortkeyInputError(
@@ -266,6 +273,13 @@ def _session(settings: api.Settings) -> requests.Session:
     if proxy := _proxy(settings):
         session.proxies = {"http": proxy, "https": proxy}
     return session
+
+
+def _refuse_redirect(response: requests.Response, **kwargs: Any) -> None:
+    import requests
+
+    if response.is_redirect:
+        raise requests.TooManyRedirects("Portkey answered with a redirect, which is not followed", response=response)
 
 
 def _send(session: requests.Session, request: api.Request, settings: api.Settings) -> api.Response:

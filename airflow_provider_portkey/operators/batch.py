@@ -44,6 +44,7 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
     :raises PortkeyBatchEndedError: one of its subclasses, if the batch ended otherwise
     :raises PortkeyRefusedError: if Portkey or the provider behind it refuses the call
     :raises PortkeyInputError: if the connection or ``batch_id`` can't be used
+    :raises PortkeyConnectionNotFoundError: if there is no such connection
     :raises PortkeyTransientError: if the call failed, but may succeed later, and the task does not wait
     :raises PortkeyBatchTimeoutError: if the batch has not ended after ``timeout`` seconds
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
@@ -46,6 +46,7 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
     :raises PortkeyBatchEndedError: one of its subclasses, if the batch ended otherwise
     :raises PortkeyRefusedError: if Portkey or the provider behind it refuses the call
     :raises PortkeyInputError: if the connection or ``batch_id`` can't be used
+    :raises PortkeyConnectionNotFoundError: if there is no such connection
     :raises PortkeyBatchTimeoutError: if the batch has not ended after ``timeout`` seconds
     """
 
@@ -79,8 +80,13 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
         """Wait in the task's mode."""
         with self._skipping():
             if not self.deferrable:
-                with suppress(AirflowSensorTimeout):
+                try:
                     return super().execute(context)
+                except AirflowSensorTimeout:
+                    pass
+                except AirflowSkipException as skip:
+                    if skip.__cause__ is not None:  # poke's own; Airflow's, on a timeout with soft_fail, has none
+                        raise
                 self._time_is_up()
             started_at = time.time()
             first = self.poke(context)

@@ -10,17 +10,25 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_portkey.exceptions import PortkeyInputError, PortkeyRefusedError, PortkeyTransientError
+from airflow_provider_portkey.exceptions import (
+    PortkeyConnectionNotFoundError,
+    PortkeyInputError,
+    PortkeyRefusedError,
+    PortkeyTransientError,
+)
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.wait import Progress, Schedule
+
+#: How many seconds a wait goes on while Airflow does not find its connection.
+MISSING_CONNECTION_GRACE = 600.0
 
 
 class PortkeyBatchTrigger(BaseTrigger):
     """
     Looks at a batch until it has ended, the deadline is over, or Portkey refuses.
 
-    It fires one event: a dict with ``batch_id``, ``event`` (``"ended"``, ``"timeout"``, ``"refused"`` or
-    ``"input_error"``) and, with ``"ended"``, the ``batch`` as :meth:`Batch.to_dict()
+    It fires one event: a dict with ``batch_id``, ``event`` (``"ended"``, ``"timeout"``, ``"refused"``,
+    ``"input_error"`` or ``"not_found"``) and, with ``"ended"``, the ``batch`` as :meth:`Batch.to_dict()
     <airflow_provider_portkey.batch.Batch.to_dict>` gives it, else a ``message``. What that means for the task is
     for the worker to judge. Neither the arguments nor the event hold a secret.
 
@@ -73,6 +81,8 @@ class PortkeyBatchTrigger(BaseTrigger):
             }
         except PortkeyInputError as error:
             end = {"event": "input_error", "message": str(error)}
+        except PortkeyConnectionNotFoundError as error:
+            end = {"event": "not_found", "message": str(error)}
         yield TriggerEvent({"batch_id": self.batch_id, **end})  # type: ignore[no-untyped-call]
 
     async def _wait(self) -> dict[str, Any]:
@@ -84,6 +94,7 @@ class PortkeyBatchTrigger(BaseTrigger):
             max_wait=self.max_wait,
         )
         progress = Progress()
+        missing_since: float | None = None
         # The worker has just looked. A random part of the interval keeps the triggers that a restarted
         # triggerer takes up all at once from polling in step ever after.
         delay = schedule.delay(random.random())
@@ -94,8 +105,16 @@ class PortkeyBatchTrigger(BaseTrigger):
                 try:
                     batch = await hook.aget_batch(self.batch_id, retry_within=schedule.left)
                 except PortkeyTransientError as error:
+                    missing_since = None
                     progress.missed(error, self.log)
+                except PortkeyConnectionNotFoundError as error:
+                    # The worker has just read it: a secrets backend that is down for a moment looks the same.
+                    missing_since = missing_since or time.monotonic()
+                    if time.monotonic() - missing_since > MISSING_CONNECTION_GRACE:
+                        raise
+                    progress.missed(PortkeyTransientError(str(error), origin="network"), self.log)
                 else:
+                    missing_since = None
                     progress.saw(batch, self.log)
                     if batch.status.is_terminal:
                         return {"event": "ended", "batch": batch.to_dict()}
