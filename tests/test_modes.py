@@ -155,7 +155,7 @@ class TestSkipping:
         run = wait(way, **kwargs)
 
         assert run.states == {"wait": "skipped"}
-        assert "Skipped instead of failing: " in capfd.readouterr().out
+        assert "Skipping instead of failing: " in capfd.readouterr().out
         assert run.xcoms["wait"]["output_file_id"] == ("file-batch_1-output" if end == "expired" else None)
 
 

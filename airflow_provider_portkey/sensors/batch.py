@@ -115,6 +115,8 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
         try:
             yield
         except (AirflowFailException, AirflowSensorTimeout) as error:
-            if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(f"Skipped instead of failing: {error}") from error
-            raise
+            if not (self.soft_fail or self.never_fail):
+                raise
+            # Logged here, since Airflow's base puts words of its own in the place of these after a deferral.
+            self.log.warning("Skipping instead of failing: %s", error)
+            raise AirflowSkipException(str(error)) from error
