@@ -951,6 +951,12 @@ LIES = [
         for how, half in {"": b"\\ud83d", " in bytes": b"\xed\xa0\xbd"}.items()
     ),
     Case(
+        "NUL in metadata, which no JSONB takes",
+        [Answer(body=done("batch_1") | {"metadata": {"a\0b": "c\0d", "path": "c:\\u0000"}})],
+        requests=1,
+        holds=lambda world: same((world.answer or {})["metadata"], {"ab": "cd", "path": "c:\\u0000"}),
+    ),
+    Case(
         "a status unknown for ever",
         ["paused"],
         task={"timeout": 0.5},
