@@ -1,14 +1,18 @@
 # make demo   waits for a batch in a real Airflow and shows its file ids
 # make test   runs the test suite on the newest supported Airflow
 # Both make their own environment in .venv; they need Python 3.11 or later and nothing else.
+#
+# make bench  compares waits with other providers', in an environment of its own; takes about 25 minutes.
+#             ARGS="--waits 100 --only this openai" for less, ARGS="--plot docs/waits.png" for README's picture
 
 PYTHON ?= python3
 VENV ?= .venv
+GROUP ?= test
 AIRFLOW ?= 3.3
 CONSTRAINTS = .ci/constraints/airflow-$(AIRFLOW).txt
 READY = $(VENV)/installed-airflow-$(AIRFLOW)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(READY)
 	@$(VENV)/bin/python -m tests.demo
@@ -22,6 +26,10 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+bench:
+	@$(MAKE) --no-print-directory VENV=.venv-bench GROUP=bench .venv-bench/installed-airflow-$(AIRFLOW)
+	@.venv-bench/bin/python -m tests.bench $(ARGS)
+
 clean:
 	rm -rf .venv* .cache dist .mypy_cache .pytest_cache .ruff_cache
 
@@ -30,5 +38,5 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/installed-airflow-*
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
-	$(VENV)/bin/python -m pip install -q -c $(CONSTRAINTS) 'apache-airflow~=$(AIRFLOW).0' -e . --group test
+	$(VENV)/bin/python -m pip install -q -c $(CONSTRAINTS) 'apache-airflow~=$(AIRFLOW).0' -e . --group $(GROUP)
 	@touch $@

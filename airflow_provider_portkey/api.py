@@ -38,6 +38,9 @@ DEFAULT_BASE_URL = "https://api.portkey.ai/v1"
 DEFAULT_TIMEOUT = 90.0
 DEFAULT_CONNECT_TIMEOUT = 10.0
 
+#: How many requests of one connection are under way at once in a triggerer.
+DEFAULT_MAX_CONNECTIONS = 100
+
 #: A batch is some kilobytes. A larger answer is refused before it fills a triggerer's memory.
 MAX_ANSWER_BYTES = 8 * 2**20
 
@@ -49,7 +52,9 @@ MAX_PAUSE = 10.0
 #: Whatever an answer asks for, no longer than this until the next poll, in seconds.
 MAX_RETRY_AFTER = 600.0
 
-_EXTRAS = frozenset("auth config connect_timeout headers managed provider proxy timeout verify virtual_key".split())
+_EXTRAS = frozenset(
+    "auth config connect_timeout headers managed max_connections provider proxy timeout verify virtual_key".split()
+)
 _KEY_HEADERS = frozenset({"authorization", "x-portkey-api-key"})
 _ROUTE_HEADERS = ("x-portkey-virtual-key", "x-portkey-provider", "x-portkey-config")
 
@@ -69,6 +74,7 @@ class Settings:
     :param verify: whether to check the server's certificate, or the path of a file of CA certificates to check
         it against
     :param proxy: URL of an HTTP proxy; ``None`` leaves it to the environment
+    :param max_connections: how many requests may be under way at once in a triggerer
     """
 
     conn_id: str
@@ -78,6 +84,7 @@ class Settings:
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
     verify: bool | str = True
     proxy: str | None = field(default=None, repr=False)
+    max_connections: int = DEFAULT_MAX_CONNECTIONS
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -128,11 +135,12 @@ class Settings:
         connect = wrong.unless(_seconds, given, "connect_timeout", DEFAULT_CONNECT_TIMEOUT) or 0
         verify = wrong.unless(_verify, given)
         proxy = wrong.unless(_proxy, given)
+        connections = wrong.unless(_count, given, "max_connections", DEFAULT_MAX_CONNECTIONS)
         if wrong:
             raise PortkeyInputError(
                 f"Connection {conn_id!r} can't be used for Portkey:\n" + "\n".join(f"  - {w}" for w in wrong)
             )
-        return cls(conn_id, base_url, headers, timeout, min(connect, timeout), verify, proxy)
+        return cls(conn_id, base_url, headers, timeout, min(connect, timeout), verify, proxy, connections)
 
 
 @dataclass(frozen=True)
@@ -223,6 +231,22 @@ def too_large(request: Request) -> PortkeyTransientError:
     return PortkeyTransientError(
         f"The answer to {request.subject} at {request.url} has more than {MAX_ANSWER_BYTES // 2**20} MiB: that is "
         "no batch. Is something else answering at that address?"
+    )
+
+
+def held_back(by: PortkeyTransientError | None, request: Request, left: float) -> PortkeyTransientError:
+    """
+    Return the error for a call that was not sent, since an answer to another one asked to wait.
+
+    :param by: what that answer was
+    :param left: for how many more seconds
+    """
+    return PortkeyTransientError(
+        f"No request was sent for {request.subject}: another one of this connection was told to wait, for {left:.0f} "
+        f"more seconds. {by}",
+        status_code=by.status_code if by else None,
+        origin=by.origin if by else "gateway",
+        retry_after=left,
     )
 
 
@@ -452,6 +476,13 @@ def _seconds(extra: Mapping[str, Any], name: str, default: float) -> float:
     if not 0 < seconds < math.inf or extra.get(name) is True:
         raise ValueError(f"extra: {name} must be a number of seconds above 0, got {shorten(repr(extra[name]))}")
     return seconds
+
+
+def _count(extra: Mapping[str, Any], name: str, default: int) -> int:
+    text = str(extra.get(name, default)).strip()
+    if not re.fullmatch(r"0*[1-9][0-9]{0,5}", text):
+        raise ValueError(f"extra: {name} must be a whole number from 1 to 999999, got {shorten(repr(extra[name]))}")
+    return int(text)
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -213,6 +213,14 @@ class Batch:
         answer["metadata"] = None if self.metadata is None else dict(self.metadata)
         return answer
 
+    def to_xcoms(self) -> dict[str, Any]:
+        """Return what a task that ends with this batch has in XCom, by key."""
+        return {
+            "return_value": self.to_dict(),
+            "output_file_id": self.output_file_id,
+            "error_file_id": self.error_file_id,
+        }
+
     def __str__(self) -> str:
         word = self.provider_status
         beside = "" if word == self.status else f" (the provider says {word!r})"

@@ -46,6 +46,9 @@ CONNECTION_TYPE: dict[str, Any] = {
         ),
         "timeout": _field("Timeout", "Seconds for one request in all. Default 90.", "number"),
         "connect_timeout": _field("Connect Timeout", "Seconds of these for connecting. Default 10.", "number"),
+        "max_connections": _field(
+            "Max Connections", "How many requests a triggerer has under way at once. Default 100.", "integer", minimum=1
+        ),
         "verify": _field(
             "Verify",
             "true (default), false, or the path of a file of CA certificates to check the server's against.",

@@ -50,6 +50,7 @@ class BatchTask(_Base):
     batch_id: str
     portkey_conn_id: str
     timeout: float
+    end_from_trigger: bool
     _policy: Policy
 
     @cached_property
@@ -91,14 +92,13 @@ class BatchTask(_Base):
         verdict = judge(batch, self._policy)
         if verdict.outcome is Outcome.WAIT:
             return None
-        answer = batch.to_dict()
+        xcoms = batch.to_xcoms()
+        answer: dict[str, Any] = xcoms["return_value"]
         failed = verdict.outcome is not Outcome.SUCCEED
         if self.do_xcom_push:
-            ti = context["ti"]
-            ti.xcom_push(key="output_file_id", value=batch.output_file_id)
-            ti.xcom_push(key="error_file_id", value=batch.error_file_id)
-            if failed:  # on success Airflow does it
-                ti.xcom_push(key="return_value", value=answer)
+            for key, value in xcoms.items():
+                if failed or key != "return_value":  # that one Airflow pushes, on success
+                    context["ti"].xcom_push(key=key, value=value)
         if not failed:
             (self.log.warning if verdict.warn else self.log.info)("%s", verdict.reason)
             return answer
@@ -107,7 +107,7 @@ class BatchTask(_Base):
             kind = _BAD_ENDS.get(batch.status, PortkeyBatchEndedError)
         raise kind(verdict.reason, batch)
 
-    def _defer(self, *, started_at: float, poke_interval: float, **pace: Any) -> NoReturn:
+    def _defer(self, context: Context, *, started_at: float, poke_interval: float, **pace: Any) -> NoReturn:
         """Hand the wait to the triggerer until ``timeout`` seconds after ``started_at``."""
         from airflow_provider_portkey.triggers.batch import PortkeyBatchTrigger
 
@@ -115,6 +115,17 @@ class BatchTask(_Base):
         if left <= 0:
             self._time_is_up()
         self.log.info("Deferring for up to %.0f s, to look every %g s.", left, poke_interval)
+        ending: dict[str, Any] = {}
+        if self.end_from_trigger:
+            if reason := self._needs_a_worker(context):
+                self.log.info("The task will end on a worker, in spite of end_from_trigger, because of %s.", reason)
+            else:
+                ending = {
+                    "end_from_trigger": True,
+                    "allowed_statuses": [status.value for status in self._policy.allowed_statuses],
+                    "fail_on_request_errors": self._policy.fail_on_request_errors,
+                    "do_xcom_push": self.do_xcom_push,
+                }
         self.defer(
             trigger=PortkeyBatchTrigger(
                 batch_id=self.batch_id,
@@ -123,10 +134,25 @@ class BatchTask(_Base):
                 started_at=started_at,
                 deadline=started_at + self.timeout,
                 **pace,
+                **ending,
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=left) + _DEFER_MARGIN,
         )
+
+    def _needs_a_worker(self, context: Context) -> str | None:
+        """Return what of this task an end in the triggerer would leave undone, in words; ``None`` if nothing."""
+        needs = {
+            "outlets": self.outlets,
+            "on_success_callback": self.on_success_callback,
+            "post_execute": getattr(self, "_post_execute_hook", None),
+            "multiple_outputs": getattr(self, "multiple_outputs", False),
+            "returns_dag_result": getattr(self, "returns_dag_result", False),
+            "a task that is mapped over its result": (
+                (context["ti"].map_index or 0) < 0 and next(iter(self.iter_mapped_dependants()), None)
+            ),
+        }
+        return next((name for name, there in needs.items() if there), None)
 
     def _resume(self, context: Context, event: Any) -> dict[str, Any]:
         """

@@ -109,8 +109,10 @@ class Schedule:
 
         The last look falls on the deadline.
 
-        :param chance: a random number from 0 to 1: spreads the interval by a tenth either way
-        :param retry_after: seconds that the last answer asked to wait
+        :param chance: a random number from 0 to 1: takes up to a tenth off the interval, so that waits which
+            begin together drift apart
+        :param retry_after: seconds that the last answer asked to wait. Many may have been asked at once, so they
+            come back over a whole interval
         """
         left = self.left
         if not left:
@@ -118,11 +120,12 @@ class Schedule:
         interval = self._poke_interval
         if self._exponential_backoff:
             interval = max(interval, self._clock() - self._started_at)
-        interval *= 0.9 + chance / 5
         if self._max_wait is not None:
             interval = min(interval, self._max_wait)
-        # What was asked for is spread too, but never undercut.
-        return min(max(interval, retry_after * (1 + chance / 10)), left)
+        delay = interval * (1 - chance / 10)
+        if retry_after:
+            delay = max(delay, retry_after + chance * interval)
+        return min(delay, left)
 
     @property
     def left(self) -> float:

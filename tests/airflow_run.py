@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
@@ -21,6 +22,8 @@ class Run:
     xcoms: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: What the task of :func:`run_wait` raised of ours.
     errors: list[BaseException] = field(default_factory=list)
+    #: Airflow's own, by the same names as ``states``.
+    task_instances: dict[str, Any] = field(default_factory=dict)
 
 
 def dags_folder() -> Path:
@@ -51,11 +54,33 @@ def run_dag(dag: Any, conf: dict[str, Any] | None = None) -> Run:
     for ti in result.get_task_instances():
         name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
         run.states[name] = str(getattr(ti.state, "value", ti.state))
-        run.xcoms[name] = {
-            key: ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index)
-            for key in ("return_value", "output_file_id", "error_file_id")
-        }
+        run.xcoms[name] = xcoms_of(ti)
+        run.task_instances[name] = ti
     return run
+
+
+def xcoms_of(ti: Any) -> dict[str, Any]:
+    """What a task instance has in XCom by now."""
+    return {
+        key: ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index)
+        for key in ("return_value", "output_file_id", "error_file_id")
+    }
+
+
+def run_trigger(trigger: Any, ti: Any) -> Any:
+    """Run a trigger to its event with what a triggerer gives it: its task instance, and on Airflow 3 a supervisor."""
+    trigger.task_instance = SimpleNamespace(
+        dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index
+    )
+    try:
+        from airflow.sdk.execution_time.supervisor import InProcessTestSupervisor
+    except ImportError:  # Airflow 2
+
+        async def first() -> Any:
+            return await anext(trigger.run())
+
+        return asyncio.run(first())
+    return InProcessTestSupervisor.run_trigger_in_process(trigger=trigger, ti=ti)  # type: ignore[no-untyped-call]
 
 
 _SOURCE = """

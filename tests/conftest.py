@@ -35,6 +35,8 @@ from tests.server.standin import StandIn  # noqa: E402
 
 #: What no test may print, log or have Airflow store: the stand-in's keys.
 SECRETS = (StandIn().api_key, StandIn().provider_key)
+#: What aiohttp and asyncio say of what was left open.
+UNCLOSED = ("Unclosed client session", "Unclosed connector", "Task was destroyed but it is pending")
 _leaks: list[str] = []
 
 
@@ -46,13 +48,16 @@ def files_with(secrets: Iterable[str], folder: Path) -> list[str]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.passed and any(secret in text for _, text in report.sections for secret in SECRETS):
-        _leaks.append(f"what {report.nodeid} printed or logged")
+    if report.passed:
+        told = "".join(text for _, text in report.sections)
+        if any(secret in told for secret in SECRETS):
+            _leaks.append(f"A secret is in what {report.nodeid} printed or logged")
+        _leaks.extend(f"{words}: by the time of {report.nodeid}" for words in UNCLOSED if words in told)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run, however green, that left a secret in what it printed, logged or stored."""
-    _leaks.extend(f"Airflow's {name}" for name in files_with(SECRETS, HOME))
+    """Fail a run, however green, that left a secret in what it printed, logged or stored, or something open."""
+    _leaks.extend(f"A secret is in Airflow's {name}" for name in files_with(SECRETS, HOME))
     if _leaks:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     shutil.rmtree(HOME, ignore_errors=True)
@@ -60,7 +65,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for leak in dict.fromkeys(_leaks):
-        terminalreporter.line(f"A secret is in {leak}", red=True)
+        terminalreporter.line(leak, red=True)
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,10 @@ def test_it_survives_the_way_to_a_triggerer() -> None:
         deadline=99.5,
         exponential_backoff=True,
         max_wait=7.0,
+        end_from_trigger=True,
+        allowed_statuses=["completed", "expired"],
+        fail_on_request_errors="any",
+        do_xcom_push=False,
     )
     assert revive(trigger).serialize() == trigger.serialize()
 
@@ -68,6 +72,10 @@ def test_arguments_that_mapping_leaves_out_have_defaults() -> None:
         "deadline": None,
         "exponential_backoff": False,
         "max_wait": None,
+        "end_from_trigger": False,
+        "allowed_statuses": ["completed"],
+        "fail_on_request_errors": "all",
+        "do_xcom_push": True,
     }
 
 

@@ -105,8 +105,8 @@ NEXT: dict[str, tuple[float, dict[str, Any], float, float | None]] = {
     "without backoff it does not": (3600, {"waited": 180}, 0, 60),
     "backoff ends at max_wait": (3600, {"exponential_backoff": True, "waited": 500, "max_wait": 90}, 0, 90),
     "max_wait below the interval": (3600, {"max_wait": 20}, 0, 20),
-    "as long as the answer asked": (3600, {}, 300, 300),
-    "as long as the answer asked, beyond max_wait": (3600, {"max_wait": 90}, 300, 300),
+    "as long as the answer asked": (3600, {"interval": 6}, 300, 300),
+    "as long as the answer asked, beyond max_wait": (3600, {"max_wait": 6}, 300, 300),
     "no earlier because the answer asked for less": (3600, {}, 5, 60),
     "the last look falls on the deadline": (30, {}, 0, 30),
     "on the deadline, whatever the answer asked": (30, {}, 300, 30),
@@ -119,14 +119,16 @@ NUMBERS = st.lists(st.floats(0, 10**6), min_size=5, max_size=5)
 class TestSchedule:
     @pytest.mark.parametrize(("lasts", "pace", "asked", "due"), NEXT.values(), ids=NEXT)
     def test_the_next_look(self, lasts: float, pace: dict[str, Any], asked: float, due: float | None) -> None:
-        delay = schedule(Clock(), lasts, **pace).delay(0.5, asked)
-        assert delay == (None if due is None else pytest.approx(due, rel=0.06))
+        delay = schedule(Clock(), lasts, **pace).delay(0, asked)
+        assert delay == (None if due is None else pytest.approx(due))
 
-    def test_looks_are_spread_by_a_tenth_but_never_before_the_answer_allows(self) -> None:
+    def test_looks_are_spread_by_a_tenth_but_never_beyond_the_interval(self) -> None:
         waits = schedule(Clock(), 3600)
-        assert [waits.delay(chance) for chance in (0.0, 0.5, 1.0)] == pytest.approx([54, 60, 66])
-        delays = [waits.delay(chance, 300) or 0 for chance in (0.0, 0.5, 1.0)]
-        assert 300 <= min(delays) < max(delays) <= 330
+        assert [waits.delay(chance) for chance in (0.0, 0.5, 1.0)] == pytest.approx([60, 57, 54])
+
+    def test_after_a_pause_that_was_asked_for_looks_are_spread_over_an_interval(self) -> None:
+        waits = schedule(Clock(), 3600)
+        assert [waits.delay(chance, 300) for chance in (0.0, 0.5, 1.0)] == pytest.approx([300, 330, 360])
 
     def test_the_deadline_comes_with_the_monotonic_clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock, now = Clock(), time.time()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import math
 import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook, mask_secret
 
@@ -39,19 +39,20 @@ if TYPE_CHECKING:
 
 # HTTP libraries and tenacity are imported where they are first used: parsing a DAG must not pay for them.
 
-#: How many requests one connection's waits have under way at once in a triggerer.
-MAX_CONNECTIONS = 100
+#: How many seconds old a look-up of a connection may be for a hook that begins to use it on an event loop.
+LOOKUP_AGE = 60.0
 
 
 class PortkeyHook(BaseHook):
     """
     Talks to Portkey's batch API with what an Airflow connection of type ``portkey`` says.
 
-    Each call has its own time limit and is sent up to three times when a failure may pass. A key that was
-    rotated is noticed: a 401 makes the hook read the connection again, once.
+    Each call has its own time limit and is sent up to three times when a failure may pass. A connection that was
+    changed is noticed: a refusal makes the hook read it again, once, and a call that failed otherwise makes the
+    next one read it again.
 
-    ``async with hook:`` keeps its HTTP session over several asynchronous calls. Hooks with equal settings on
-    one event loop share that session.
+    ``async with hook:`` keeps its HTTP session over several asynchronous calls. Hooks on one event loop share the
+    look-ups of their connection, the session if their settings are equal, and what ``Retry-After`` asks of it.
 
     .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
 
@@ -67,6 +68,10 @@ class PortkeyHook(BaseHook):
         super().__init__()
         self.portkey_conn_id = portkey_conn_id
         self._settings: api.Settings | None = None
+        # After a failure the connection is read again, if Airflow gives it: its host may have moved.
+        self._reread = False
+        self._not_before = time.monotonic() - LOOKUP_AGE
+        self._lookup: _Lookup | None = None
         self._entered = 0
         self._kept: AsyncExitStack | None = None
         self._kept_for: api.Settings | None = None
@@ -89,22 +94,28 @@ class PortkeyHook(BaseHook):
         :raises PortkeyTransientError: if the call failed, but may succeed later
         """
         known = self._settings
-        settings = known or self._read_connection()
+        settings = self._read_connection(instead=known) if known is None or self._reread else known
         try:
             return self._get_batch(settings, batch_id, retry_within)
-        except PortkeyRefusedError as error:
-            if known is None or error.status_code != 401 or (settings := self._read_connection()) == known:
+        except PortkeyTransientError:
+            self._reread = True
+            raise
+        except PortkeyRefusedError:
+            if settings is not known or (settings := self._read_connection()) == known:
                 raise
         return self._get_batch(settings, batch_id, retry_within)
 
     async def aget_batch(self, batch_id: str, *, retry_within: float | None = None) -> Batch:
         """Retrieve a batch without blocking the event loop. See :meth:`get_batch`."""
-        known = self._settings
-        settings = known or await self._aread_connection()
+        settings = await self._alook_up(self._not_before, instead=self._settings)
         try:
             return await self._aget_batch(settings, batch_id, retry_within)
-        except PortkeyRefusedError as error:
-            if known is None or error.status_code != 401 or (settings := await self._aread_connection()) == known:
+        except PortkeyTransientError:
+            self._not_before = time.monotonic()
+            raise
+        except PortkeyRefusedError:
+            known = settings
+            if (settings := await self._alook_up(time.monotonic())) == known:
                 raise
         return await self._aget_batch(settings, batch_id, retry_within)
 
@@ -151,14 +162,45 @@ class PortkeyHook(BaseHook):
         if not self._entered:
             await self._keep(None)
 
-    def _read_connection(self) -> api.Settings:
+    def _read_connection(self, instead: api.Settings | None = None) -> api.Settings:
+        """Look the connection up; use ``instead`` if Airflow does not find it."""
         try:
-            return self._use(self.get_connection(self.portkey_conn_id))
+            self._settings = self._use(self.get_connection(self.portkey_conn_id))
+            self._reread = False
+            return self._settings
         except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
             failure = _lookup_error(self.portkey_conn_id, error)
+        if instead is not None and not isinstance(failure, PortkeyInputError):
+            return instead
         raise failure  # Out here, since what was caught may quote a secret, and would be its context in there.
 
-    async def _aread_connection(self) -> api.Settings:
+    async def _alook_up(self, not_before: float, instead: api.Settings | None = None) -> api.Settings:
+        """
+        Return what a look-up brought that began at ``not_before`` or later; all hooks share one at a time.
+
+        A failure is shared only by those who waited for it.
+        """
+        asked = time.monotonic()
+        lookups = _lookups.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+        # Kept, since it lasts as long as a hook that uses it.
+        self._lookup = lookup = lookups.setdefault(self.portkey_conn_id, _Lookup())
+        if lookup.read_at < not_before:
+            async with lookup.lock:
+                if lookup.read_at < not_before and lookup.failed_at < asked:
+                    began = time.monotonic()
+                    found = await self._aread_connection()
+                    if isinstance(found, api.Settings):
+                        lookup.settings, lookup.read_at = found, began
+                    else:
+                        lookup.failure, lookup.failed_at = found, began
+        if lookup.settings is not None and lookup.read_at >= not_before:
+            self._settings = lookup.settings
+            return lookup.settings
+        if instead is not None and not isinstance(lookup.failure, PortkeyInputError):
+            return instead
+        raise copy.copy(lookup.failure)  # A copy, since each that is raised collects a traceback and a context.
+
+    async def _aread_connection(self) -> api.Settings | Exception:
         from airflow.providers.common.compat.connection import get_async_connection
         from asgiref.sync import sync_to_async
 
@@ -167,8 +209,7 @@ class PortkeyHook(BaseHook):
             # In a thread: on Airflow 3 both reading and masking may talk to the supervisor.
             return await sync_to_async(self._use)(connection)
         except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
-            failure = _lookup_error(self.portkey_conn_id, error)
-        raise failure  # As in `_read_connection`.
+            return _lookup_error(self.portkey_conn_id, error)
 
     def _use(self, connection: Connection) -> api.Settings:
         settings = api.Settings.from_connection(
@@ -181,7 +222,6 @@ class PortkeyHook(BaseHook):
         )
         for secret in settings.secrets:
             mask_secret(secret)
-        self._settings = settings
         return settings
 
     def _get_batch(self, settings: api.Settings, batch_id: str, retry_within: float | None) -> Batch:
@@ -195,16 +235,15 @@ class PortkeyHook(BaseHook):
         raise AssertionError("unreachable: tenacity reraises")
 
     async def _aget_batch(self, settings: api.Settings, batch_id: str, retry_within: float | None) -> Batch:
-        from tenacity import AsyncRetrying
-
         request = api.retrieve_batch(settings, batch_id)
         if self._entered:
             await self._keep(settings)
         async with _shared(settings) as shared:
+            from tenacity import AsyncRetrying
+
             async for attempt in AsyncRetrying(**self._retrying(retry_within)):
                 with attempt:
-                    response = await _asend(shared, request, settings)
-                    return api.read_batch(response, request, settings, batch_id)
+                    return await _aget(shared, request, batch_id, is_last=retry_within == 0)
         raise AssertionError("unreachable: tenacity reraises")
 
     async def _keep(self, settings: api.Settings | None) -> None:
@@ -310,12 +349,40 @@ def _send(session: requests.Session, request: api.Request, settings: api.Setting
     raise failure  # As in `_read_connection`.
 
 
-@dataclass
+class _Lookup:
+    """What the last look-ups of a connection on an event loop brought."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.settings: api.Settings | None = None
+        self.failure: Exception = LookupError()
+        # When what brought them began.
+        self.read_at = self.failed_at = -math.inf
+
+
+_lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, _Lookup]] = WeakKeyDictionary()
+
+
 class _Shared:
-    session: aiohttp.ClientSession
-    options: dict[str, Any]
-    slots: asyncio.Semaphore
-    users: int = 0
+    """What all who use equal settings on an event loop have in common."""
+
+    def __init__(self, settings: api.Settings) -> None:
+        self.settings = settings
+        self.users = 0
+        # A queue for the connector's slots would be part of each request's time limit; one of our own is not.
+        self.slots = asyncio.Semaphore(settings.max_connections)
+        self.opening = asyncio.Lock()
+        self.session: aiohttp.ClientSession | None = None
+        self.options: dict[str, Any] = {}
+        self.held_until = -math.inf
+        self.held_by: PortkeyTransientError | None = None
+
+    async def open(self) -> None:
+        async with self.opening:
+            if self.session is None:
+                # In a thread: importing the libraries and reading CA certificates would stall the loop.
+                self.options, ssl_context = await asyncio.to_thread(_prepare, self.settings)
+                self.session = _open(self.settings, ssl_context)
 
 
 _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[api.Settings, _Shared]] = WeakKeyDictionary()
@@ -327,19 +394,24 @@ async def _shared(settings: api.Settings) -> AsyncIterator[_Shared]:
     sessions = _sessions.setdefault(asyncio.get_running_loop(), {})
     shared = sessions.get(settings)
     if shared is None:
-        shared = sessions[settings] = _open(settings)
+        shared = sessions[settings] = _Shared(settings)
     shared.users += 1
     try:
+        if shared.session is None:
+            await shared.open()
         yield shared
     finally:
         shared.users -= 1
         if not shared.users:
             del sessions[settings]
-            await shared.session.close()
+            if shared.session is not None:
+                await shared.session.close()
 
 
-def _open(settings: api.Settings) -> _Shared:
-    import aiohttp
+def _prepare(settings: api.Settings) -> tuple[dict[str, Any], ssl.SSLContext | bool]:
+    """Return the options of each request, and how to check certificates. Imports what sending them needs."""
+    import aiohttp  # noqa: F401
+    import tenacity  # noqa: F401
     from yarl import URL
 
     # For each request and not for the session, whose headers aiohttp would show to a proxy too.
@@ -352,26 +424,44 @@ def _open(settings: api.Settings) -> _Shared:
             # A tunnel for https has headers of its own; a plain request carries the proxy's among its own.
             kind = "proxy_headers" if settings.base_url.startswith("https:") else "headers"
             options[kind] = {**dict(options.get(kind, ())), "proxy-authorization": f"Basic {credentials}"}
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_ssl_context(settings)),
+    return options, settings.verify is not False and _trust(_ca_file(settings))
+
+
+def _open(settings: api.Settings, ssl_context: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+    import aiohttp
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=settings.max_connections, ssl=ssl_context),
         timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )
-    # A queue for the connector's slots would be part of each request's time limit; one of our own is not.
-    return _Shared(session, options, asyncio.Semaphore(MAX_CONNECTIONS))
 
 
-async def _asend(shared: _Shared, request: api.Request, settings: api.Settings) -> api.Response:
+async def _aget(shared: _Shared, request: api.Request, batch_id: str, *, is_last: bool) -> Batch:
+    async with shared.slots:
+        left = shared.held_until - time.monotonic()
+        # The last look of a wait is not for others to forbid: it may find the end.
+        if left > 0 and not is_last:
+            raise api.held_back(shared.held_by, request, left)
+        response = await _asend(shared, request)
+    try:
+        return api.read_batch(response, request, shared.settings, batch_id)
+    except PortkeyTransientError as error:
+        until = time.monotonic() + (error.retry_after or 0)
+        if error.retry_after and until > shared.held_until:
+            shared.held_until, shared.held_by = until, copy.copy(error)
+        raise
+
+
+async def _asend(shared: _Shared, request: api.Request) -> api.Response:
     import aiohttp
     from yarl import URL
 
+    assert shared.session is not None
     body = bytearray()
     try:
-        async with (
-            shared.slots,
-            shared.session.request(request.method, URL(request.url, encoded=True), **shared.options) as response,
-        ):
+        async with shared.session.request(request.method, URL(request.url, encoded=True), **shared.options) as response:
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > api.MAX_ANSWER_BYTES:
@@ -379,14 +469,8 @@ async def _asend(shared: _Shared, request: api.Request, settings: api.Settings) 
             headers = {name.lower(): value for name, value in response.headers.items()}
             return api.Response(response.status, headers, bytes(body))
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        failure = api.no_answer(error, request, settings)
+        failure = api.no_answer(error, request, shared.settings)
     raise failure  # As in `_read_connection`.
-
-
-def _ssl_context(settings: api.Settings) -> ssl.SSLContext | bool:
-    if settings.verify is False:
-        return False
-    return _trust(_ca_file(settings))
 
 
 def _trust(path: str) -> ssl.SSLContext:

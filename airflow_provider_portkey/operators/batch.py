@@ -36,6 +36,8 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
     :param deferrable: wait in the triggerer, without a worker slot; default: ``[operators] default_deferrable``
     :param poke_interval: seconds between two looks while waiting
     :param timeout: seconds to wait in all; default: ``[sensors] default_timeout``, a week unless set
+    :param end_from_trigger: when deferred, let a good end finish the task in the triggerer, without a worker slot; a
+        task with more to do then (outlets, a success callback, ...) ends on a worker all the same
     :param allowed_statuses: terminal statuses that count as success, of ``completed``, ``failed``, ``expired``
         and ``cancelled``
     :param fail_on_request_errors: when a batch with an allowed status fails the task because requests in it
@@ -58,6 +60,7 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
         portkey_conn_id: str = PortkeyHook.default_conn_name,
         wait_for_completion: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        end_from_trigger: bool = False,
         poke_interval: timedelta | float = 60,
         timeout: timedelta | float | None = None,
         allowed_statuses: Iterable[str] = ("completed",),
@@ -69,6 +72,7 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
         self.portkey_conn_id = portkey_conn_id
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
+        self.end_from_trigger = end_from_trigger
         self.poke_interval = as_seconds("poke_interval", poke_interval)
         if timeout is None:
             timeout = conf.getfloat("sensors", "default_timeout")
@@ -93,7 +97,7 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
         schedule = Schedule(started_at=started_at, deadline=started_at + self.timeout, poke_interval=self.poke_interval)
         while (answer := self._look(context)) is None:
             if self.deferrable:
-                self._defer(started_at=started_at, poke_interval=self.poke_interval)
+                self._defer(context, started_at=started_at, poke_interval=self.poke_interval)
             delay = schedule.delay(random.random(), self._progress.retry_after)
             if delay is None:
                 self._time_is_up()

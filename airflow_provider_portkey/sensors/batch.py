@@ -37,6 +37,8 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
     :param batch_id: the batch's id, plain or percent-encoded (templated)
     :param portkey_conn_id: the id of the Airflow connection (templated)
     :param deferrable: wait in the triggerer, without a worker slot; default: ``[operators] default_deferrable``
+    :param end_from_trigger: when deferred, let a good end finish the task in the triggerer, without a worker slot; a
+        task with more to do then (outlets, a success callback, ...) ends on a worker all the same
     :param allowed_statuses: terminal statuses that count as success, of ``completed``, ``failed``, ``expired``
         and ``cancelled``
     :param fail_on_request_errors: when a batch with an allowed status fails the task because requests in it
@@ -58,6 +60,7 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
         batch_id: str,
         portkey_conn_id: str = PortkeyHook.default_conn_name,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        end_from_trigger: bool = False,
         allowed_statuses: Iterable[str] = ("completed",),
         fail_on_request_errors: FailOnRequestErrors = "all",
         **kwargs: Any,
@@ -66,6 +69,7 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
         self.batch_id = batch_id
         self.portkey_conn_id = portkey_conn_id
         self.deferrable = deferrable
+        self.end_from_trigger = end_from_trigger
         self._policy = Policy.of(allowed_statuses, fail_on_request_errors)
         self.allowed_statuses = self._policy.allowed_statuses
         self.fail_on_request_errors = fail_on_request_errors
@@ -93,6 +97,7 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
             if first:
                 return first.xcom_value
             self._defer(
+                context,
                 started_at=started_at,
                 poke_interval=self.poke_interval,
                 exponential_backoff=self.exponential_backoff,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
+from airflow_provider_portkey.batch import Batch
 from airflow_provider_portkey.exceptions import (
     PortkeyConnectionNotFoundError,
     PortkeyInputError,
@@ -17,6 +18,7 @@ from airflow_provider_portkey.exceptions import (
     PortkeyTransientError,
 )
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.verdict import FailOnRequestErrors, Outcome, Policy, judge
 from airflow_provider_portkey.wait import Progress, Schedule
 
 #: How many seconds a wait goes on while Airflow does not find its connection.
@@ -30,18 +32,23 @@ class PortkeyBatchTrigger(BaseTrigger):
     It fires one event: a dict with ``batch_id``, ``event`` (``"ended"``, ``"timeout"``, ``"refused"``,
     ``"input_error"`` or ``"not_found"``) and, with ``"ended"``, the ``batch`` as :meth:`Batch.to_dict()
     <airflow_provider_portkey.batch.Batch.to_dict>` gives it, else a ``message``. What that means for the task is
-    for the worker to judge. Neither the arguments nor the event hold a secret.
+    for the worker to judge, unless ``end_from_trigger`` is set: then a good end ends the task here, with the XComs
+    that the worker would push. Neither the arguments nor the event hold a secret.
 
     Failures that may pass do not end it.
 
     :param batch_id: the batch
     :param portkey_conn_id: the id of the Airflow connection
-    :param poke_interval: seconds between two looks, spread by a tenth either way
+    :param poke_interval: seconds between two looks, up to a tenth less to spread them
     :param started_at: when the wait began, in Unix seconds; default: now
     :param deadline: when it ends, in Unix seconds, also if the trigger is moved to another triggerer; default:
         never
     :param exponential_backoff: let the interval grow with the time waited so far
     :param max_wait: the longest interval in seconds
+    :param end_from_trigger: end the task here when the batch ended well
+    :param allowed_statuses: what that means, see :class:`~airflow_provider_portkey.verdict.Policy`
+    :param fail_on_request_errors: the same
+    :param do_xcom_push: whether a task that ends here has XComs
     """
 
     def __init__(
@@ -53,6 +60,10 @@ class PortkeyBatchTrigger(BaseTrigger):
         deadline: float | None = None,
         exponential_backoff: bool = False,
         max_wait: float | None = None,
+        end_from_trigger: bool = False,
+        allowed_statuses: Sequence[str] = ("completed",),
+        fail_on_request_errors: FailOnRequestErrors = "all",
+        do_xcom_push: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.batch_id = batch_id
@@ -62,16 +73,24 @@ class PortkeyBatchTrigger(BaseTrigger):
         self.deadline = deadline
         self.exponential_backoff = exponential_backoff
         self.max_wait = max_wait
+        self.end_from_trigger = end_from_trigger
+        self.allowed_statuses = list(allowed_statuses)
+        self.fail_on_request_errors = fail_on_request_errors
+        self.do_xcom_push = do_xcom_push
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow stores to make the same trigger anywhere."""
-        names = "batch_id portkey_conn_id poke_interval started_at deadline exponential_backoff max_wait".split()
+        names = (
+            "batch_id portkey_conn_id poke_interval started_at deadline exponential_backoff max_wait "
+            "end_from_trigger allowed_statuses fail_on_request_errors do_xcom_push"
+        ).split()
         return f"{type(self).__module__}.{type(self).__qualname__}", {n: getattr(self, n) for n in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is something to tell, and tell it once."""
+        end: dict[str, Any]
         try:
-            end = await self._wait()
+            seen = await self._wait()
         except PortkeyRefusedError as error:
             end = {
                 "event": "refused",
@@ -83,9 +102,40 @@ class PortkeyBatchTrigger(BaseTrigger):
             end = {"event": "input_error", "message": str(error)}
         except PortkeyConnectionNotFoundError as error:
             end = {"event": "not_found", "message": str(error)}
+        else:
+            if isinstance(seen, str):
+                end = {"event": "timeout", "message": seen}
+            elif self.end_from_trigger and await self._is_finished_with(seen):
+                yield TaskSuccessEvent()
+                return
+            else:
+                end = {"event": "ended", "batch": seen.to_dict()}
         yield TriggerEvent({"batch_id": self.batch_id, **end})  # type: ignore[no-untyped-call]
 
-    async def _wait(self) -> dict[str, Any]:
+    async def _is_finished_with(self, batch: Batch) -> bool:
+        """Do what the worker would after a good end; whether that was all, or the worker has to."""
+        verdict = judge(batch, Policy.of(self.allowed_statuses, self.fail_on_request_errors))
+        ti = self.task_instance
+        # There is no task instance in dag.test(), which has no triggerer either.
+        if verdict.outcome is not Outcome.SUCCEED or ti is None:
+            return False
+        if self.do_xcom_push:
+            from airflow.providers.common.compat.sdk import XCom
+            from asgiref.sync import sync_to_async
+
+            where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+            try:
+                # Not with the event: Airflow 3 encodes those of an event twice, so that they are read as text.
+                for key, value in batch.to_xcoms().items():
+                    await sync_to_async(XCom.set)(key=key, value=value, **where)
+            except Exception:
+                self.log.exception("Batch %s: its XComs could not be pushed here; a worker will.", batch.id)
+                return False
+        (self.log.warning if verdict.warn else self.log.info)("%s", verdict.reason)
+        return True
+
+    async def _wait(self) -> Batch | str:
+        """Return the batch that has ended, or what was last seen of it when the time is up."""
         schedule = Schedule(
             started_at=self.started_at,
             deadline=float("inf") if self.deadline is None else self.deadline,
@@ -117,8 +167,8 @@ class PortkeyBatchTrigger(BaseTrigger):
                     missing_since = None
                     progress.saw(batch, self.log)
                     if batch.status.is_terminal:
-                        return {"event": "ended", "batch": batch.to_dict()}
+                        return batch
                 delay = schedule.delay(random.random(), progress.retry_after)
                 if delay is None:
-                    return {"event": "timeout", "message": progress.last}
+                    return progress.last
                 await asyncio.sleep(delay)

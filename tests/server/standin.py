@@ -282,6 +282,14 @@ class StandIn:
             if not self._arrived.wait_for(lambda: len(self.requests) >= count, timeout):
                 raise TimeoutError(f"{len(self.requests)} of {count} requests arrived within {timeout} s")
 
+    def wait_until_left(self, timeout: float = 10.0) -> None:
+        """Block until no client has a connection open."""
+        deadline = time.monotonic() + timeout
+        while count := sum(connection.transport is not None for connection in self._server.connections):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{count} connections are still open after {timeout} s")
+            time.sleep(0.01)
+
     def _answer(self, batch_id: str, answer: Scripted) -> Answer:
         if isinstance(answer, str):
             answer = Answer(body=batch_body(batch_id, answer))
