@@ -2,17 +2,20 @@
 # make test   runs the test suite on the newest supported Airflow
 # Both make their own environment in .venv; they need Python 3.11 or later and nothing else.
 #
+# make live   drives the installed wheel in a whole Airflow 3.3 and 2.11 on PostgreSQL, which root gets from apt;
+#             takes about 15 minutes. LIVE=3.3 for one of them
 # make bench  compares waits with other providers', in an environment of its own; takes about 25 minutes.
 #             ARGS="--waits 100 --only this openai" for less, ARGS="--plot docs/waits.png" for README's picture
 
 PYTHON ?= python3
 VENV ?= .venv
 GROUP ?= test
+LIVE ?= 3.3 2.11
 AIRFLOW ?= 3.3
 CONSTRAINTS = .ci/constraints/airflow-$(AIRFLOW).txt
 READY = $(VENV)/installed-airflow-$(AIRFLOW)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint live bench clean
 
 demo: $(READY)
 	@$(VENV)/bin/python -m tests.demo
@@ -25,6 +28,21 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+live: $(READY)
+	@rm -rf dist
+	@$(VENV)/bin/python -m pip install -q -c $(CONSTRAINTS) build
+	@$(VENV)/bin/python -m build --wheel --outdir dist . >/dev/null
+	@set -e; for airflow in $(LIVE); do \
+	    venv=.venv-live-$$airflow; \
+	    $(PYTHON) -m venv $$venv; \
+	    $$venv/bin/python -m pip install -q --disable-pip-version-check 'pip>=25.1'; \
+	    $$venv/bin/python -m pip install -q -c .ci/constraints/airflow-$$airflow.txt \
+	        "apache-airflow~=$$airflow.0" --force-reinstall --no-deps dist/*.whl; \
+	    $$venv/bin/python -m pip install -q -c .ci/constraints/airflow-$$airflow.txt \
+	        "apache-airflow~=$$airflow.0" dist/*.whl --group live; \
+	    $$venv/bin/python -m pytest -v tests/live/scenarios.py $(ARGS); \
+	done
 
 bench:
 	@$(MAKE) --no-print-directory VENV=.venv-bench GROUP=bench .venv-bench/installed-airflow-$(AIRFLOW)

@@ -75,6 +75,7 @@ class Settings:
         it against
     :param proxy: URL of an HTTP proxy; ``None`` leaves it to the environment
     :param max_connections: how many requests may be under way at once in a triggerer
+    :param trusted_since: when the CA certificates changed last, in Unix seconds: with new ones, a new session
     """
 
     conn_id: str
@@ -85,6 +86,7 @@ class Settings:
     verify: bool | str = True
     proxy: str | None = field(default=None, repr=False)
     max_connections: int = DEFAULT_MAX_CONNECTIONS
+    trusted_since: float = 0.0
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -124,12 +126,12 @@ class Settings:
         :raises PortkeyInputError: if anything is missing or can't be meant, all of it listed at once
         """
         wrong = _Wrongs()
+        base_url = wrong.unless(_base_url, host, port, schema) or ""
         given = wrong.unless(_extra, extra)
-        if given is None:
-            given = {"managed": True}  # what else is missing can't be known
+        if given is None:  # what else is wrong can't be known
+            raise wrong.of(conn_id)
         if unknown := sorted(map(str, given.keys() - _EXTRAS)):
             wrong.append(f"extra: no such field: {', '.join(unknown)} (there are {', '.join(sorted(_EXTRAS))})")
-        base_url = wrong.unless(_base_url, host, port, schema) or ""
         headers = wrong.unless(_headers, password, given, urlsplit(base_url).hostname) or ()
         timeout = wrong.unless(_seconds, given, "timeout", DEFAULT_TIMEOUT) or 0
         connect = wrong.unless(_seconds, given, "connect_timeout", DEFAULT_CONNECT_TIMEOUT) or 0
@@ -137,9 +139,7 @@ class Settings:
         proxy = wrong.unless(_proxy, given)
         connections = wrong.unless(_count, given, "max_connections", DEFAULT_MAX_CONNECTIONS)
         if wrong:
-            raise PortkeyInputError(
-                f"Connection {conn_id!r} can't be used for Portkey:\n" + "\n".join(f"  - {w}" for w in wrong)
-            )
+            raise wrong.of(conn_id)
         return cls(conn_id, base_url, headers, timeout, min(connect, timeout), verify, proxy, connections)
 
 
@@ -335,6 +335,12 @@ class _Wrongs(list[str]):
         except ValueError as error:
             self.extend(error.args)
             return None
+
+    def of(self, conn_id: str) -> PortkeyInputError:
+        """Return the error that lists them."""
+        return PortkeyInputError(
+            f"Connection {conn_id!r} can't be used for Portkey:\n" + "\n".join(f"  - {wrong}" for wrong in self)
+        )
 
 
 def _extra(text: str | None) -> dict[str, Any]:

@@ -142,10 +142,14 @@ class BatchTask(_Base):
 
     def _needs_a_worker(self, context: Context) -> str | None:
         """Return what of this task an end in the triggerer would leave undone, in words; ``None`` if nothing."""
+        ours = ("airflow.", "airflow_provider_portkey.")
+        added = {name for cls in type(self).__mro__ if not cls.__module__.startswith(ours) for name in vars(cls)}
         needs = {
             "outlets": self.outlets,
             "on_success_callback": self.on_success_callback,
-            "post_execute": getattr(self, "_post_execute_hook", None),
+            "post_execute": getattr(self, "_post_execute_hook", None) or "post_execute" in added,
+            "an execute_complete of its own": "execute_complete" in added,
+            "map_index_template": getattr(self, "map_index_template", None),
             "multiple_outputs": getattr(self, "multiple_outputs", False),
             "returns_dag_result": getattr(self, "returns_dag_result", False),
             "a task that is mapped over its result": (

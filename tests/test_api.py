@@ -81,6 +81,7 @@ HEADERS: dict[str, tuple[str | None, dict[str, Any], dict[str, str]]] = {
 }
 ONE_OF = "one of virtual_key, provider and config is missing"
 NO_SECONDS: list[Any] = ["soon", 0, -1, math.inf, math.nan, [], True, 10**400]
+NO_COUNTS: list[Any] = [0, -1, "many", 1.5, True, [], 10**9, "१"]
 NO_PROXIES: list[Any] = ["proxy.example:3128", "socks5://proxy", "http://", "http://proxy:port", 8080]
 # The password, the extra; what each line of the message says.
 WRONG: list[tuple[str | None, Any, list[str]]] = [
@@ -102,6 +103,7 @@ WRONG: list[tuple[str | None, Any, list[str]]] = [
     (KEY, VK | {"auth": "bearer", "headers": {"authorization": "o"}}, ["password, with auth 'bearer' gives too"]),
     *[(KEY, VK | {"timeout": no}, ["timeout must be a number of seconds above 0"]) for no in NO_SECONDS],
     *[(KEY, VK | {"proxy": no}, ["proxy must be a URL"]) for no in NO_PROXIES],
+    *[(KEY, VK | {"max_connections": no}, ["max_connections must be a whole number"]) for no in NO_COUNTS],
     (
         KEY,
         VK | {"verify": 3, "connect_timeout": 0, "z": 1},
@@ -136,6 +138,7 @@ class TestSettings:
         given = connect(VK | {"timeout": "5", "verify": " /etc/ca.pem ", "proxy": " https://u:p@proxy.example:3128 "})
         assert (given.timeout, given.connect_timeout, given.verify) == (5, 5, "/etc/ca.pem")
         assert given.proxy == "https://u:p@proxy.example:3128"
+        assert [connect(extra).max_connections for extra in (VK, VK | {"max_connections": " 7 "})] == [100, 7]
         assert [connect(VK | {"verify": no}).verify for no in (False, " False ", "true")] == [False, False, True]
 
     @pytest.mark.parametrize(("password", "extra", "complaints"), WRONG, ids=[f"{wrong[1]!a:.60}" for wrong in WRONG])
@@ -187,6 +190,7 @@ FAILURES: list[tuple[int, Any, type[PortkeyApiError], str, str]] = [
     (403, b"Portkey Error: Forbidden!", Refused, "gateway", "a gateway of its own that the connection's host should"),
     (403, openai("no permission"), Refused, "provider", "lacks a permission"),
     (404, openai("No batch found"), Refused, "provider", "Check batch_id"),
+    (404, portkey("Batch not found"), Refused, "portkey", "provider and workspace that the batch was created in"),
     (404, {"message": "Not Found", "ok": False}, Refused, "gateway", "check the connection's host"),
     (408, {"error": {"type": "timeout_error"}}, Transient, "gateway", "timeout_error"),
     (412, {"error": {"type": "budget_exhaust_error"}}, Refused, "gateway", "budget or limit set in Portkey"),

@@ -37,9 +37,7 @@ def run(standin: StandIn) -> Run:
 
 
 class TestInTheTrigger:
-    def test_a_good_end_ends_the_task_with_the_xcoms_of_a_worker(
-        self, run: Run, standin: StandIn, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_good_end_ends_the_task_with_the_xcoms_of_a_worker(self, run: Run, standin: StandIn) -> None:
         worker = run_wait("PortkeyBatchSensor", "batch_1", deferrable=True)
         standin.script("batch_1", "in_progress", "completed")
 
@@ -143,6 +141,22 @@ class TestOnTheWorker:
         self, needs: dict[str, Any], dag: DAG, deferred: Callable[..., Any]
     ) -> None:
         assert deferred(self.sensor(dag, **needs)).end_from_trigger is False
+
+    def test_so_does_one_with_a_hook_of_its_own(self, dag: DAG, deferred: Callable[..., Any]) -> None:
+        class Noted(PortkeyBatchSensor):
+            def execute_complete(self, context: Any, event: Any = None) -> Any:
+                return super().execute_complete(context, event)
+
+        class Patient(PortkeyBatchSensor):
+            template_fields = ("batch_id",)
+
+        kwargs: dict[str, Any] = {"dag": dag, "batch_id": "batch_1", "deferrable": True, "end_from_trigger": True}
+        assert deferred(Noted(task_id="noted", **kwargs)).end_from_trigger is False
+        assert deferred(Patient(task_id="patient", **kwargs)).end_from_trigger is True
+
+    def test_so_does_one_with_a_name_for_its_map_index(self, dag: DAG, deferred: Callable[..., Any]) -> None:
+        sensor = self.sensor(dag, map_index_template="{{ task.batch_id }}")
+        assert deferred(sensor, map_index=0).end_from_trigger is False
 
     def test_so_does_one_whose_result_is_taken_apart(self, dag: DAG, deferred: Callable[..., Any]) -> None:
         sensor = self.sensor(dag)

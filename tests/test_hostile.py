@@ -1665,6 +1665,16 @@ CASES = {f"{area}: {case.name}": case for area, cases in AREAS.items() for case 
 assert len(CASES) == sum(map(len, AREAS.values())), "each case has a name of its own"
 
 
+def test_a_session_of_one_s_own_follows_no_redirect_either(standin: StandIn, connection: str) -> None:
+    hook = PortkeyHook(connection)
+    with StandIn() as other, hook.get_conn() as session:
+        standin.script("batch_1", Answer(302, headers={"location": f"{other.base_url}/batches/batch_1"}), "completed")
+        with pytest.raises(requests.TooManyRedirects, match="redirect, which is not followed"):
+            session.get(f"{hook.base_url}/batches/batch_1", timeout=10)
+        assert session.get(f"{hook.base_url}/batches/batch_1", timeout=10).json()["status"] == "completed"
+        assert not other.requests
+
+
 @pytest.mark.parametrize(
     ("case", "stack"),
     [pytest.param(case, stack, id=f"{name}-{stack}") for name, case in CASES.items() for stack in case.stacks],

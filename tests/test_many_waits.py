@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from airflow_provider_portkey import api
 from airflow_provider_portkey.exceptions import PortkeyInputError, PortkeyTransientError
@@ -43,6 +47,11 @@ def batches(standin: StandIn, count: int, *answers: Any) -> list[str]:
     return ids
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - what it waits for has no event
+        await asyncio.sleep(0.001)
+
+
 class Lookups:
     """Counts look-ups of connections as they happen."""
 
@@ -55,7 +64,7 @@ class Lookups:
             self.under_way += 1
             self.at_once = max(self.at_once, self.under_way)
             try:
-                await asyncio.sleep(0.02)  # a secrets backend takes its time
+                await asyncio.sleep(0.2)  # a secrets backend takes its time
                 return await read(hook)
             finally:
                 self.under_way -= 1
@@ -88,7 +97,7 @@ class TestLookups:
         assert asyncio.run(rotate()) == {"ended": 300}
         assert lookups.at_once == 1
         # One at the start; then those that were refused during one share the next.
-        assert 2 <= lookups.made < 30
+        assert 2 <= lookups.made < 15
         keys = Counter(seen.headers["x-portkey-api-key"] for seen in standin.requests)
         assert keys["pk-new"] > keys["pk-standin-0123456789"]
 
@@ -97,7 +106,7 @@ class TestLookups:
         standin.api_key = "another"
 
         assert asyncio.run(ends(ids)) == {"refused": 300}
-        assert lookups.made < 30
+        assert lookups.made < 15
         assert len(standin.requests) == 300
 
     def test_a_connection_that_cannot_be_used_fails_all_with_few(
@@ -106,7 +115,7 @@ class TestLookups:
         set_connection(monkeypatch, host=standin.url, password="")
 
         assert asyncio.run(ends(batches(standin, 300, "in_progress"))) == {"input_error": 300}
-        assert lookups.made < 30
+        assert lookups.made < 15
         assert not standin.requests
 
     def test_one_that_failed_is_not_for_who_comes_later(
@@ -154,7 +163,9 @@ class TestAfterAFailure:
         if stack == "requests":
             yield lambda: hook.get_batch("batch_1", retry_within=0).status
         else:
+            loop.run_until_complete(hook.__aenter__())  # keeps its session, as a wait does
             yield lambda: loop.run_until_complete(hook.aget_batch("batch_1", retry_within=0)).status
+            loop.run_until_complete(hook.__aexit__())
         loop.close()
 
     def test_a_connection_that_moved_is_read_again(
@@ -185,6 +196,27 @@ class TestAfterAFailure:
                     status()
         assert status() == "in_progress"
 
+    def test_ca_certificates_that_were_replaced_are_read_again(
+        self, status: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "ca.pem"
+        authorities = [trustme.CA(), trustme.CA()]
+        port = 0
+        for number, authority in enumerate(authorities):
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            authority.issue_cert("127.0.0.1").configure_cert(context)
+            with StandIn(port=port, ssl_context=context) as server:
+                port = server.port
+                server.script("batch_1", "in_progress")
+                extra = {"virtual_key": server.virtual_key, "verify": str(file)}
+                set_connection(monkeypatch, host=server.url, password=server.api_key, extra=extra)
+                if number:
+                    with pytest.raises(PortkeyTransientError, match="private CA"):
+                        status()
+                authority.cert_pem.write_to_path(str(file))
+                os.utime(file, (number, number))
+                assert status() == "in_progress"
+
 
 class TestPace:
     def test_waits_that_begin_together_do_not_poll_together(self, standin: StandIn) -> None:
@@ -196,7 +228,7 @@ class TestPace:
         for number in (0, 1, 2):  # the first intervals, in tenths
             tenths = Counter(int((seen.at - began - number) * 10) for seen in standin.requests)
             # 30 are due in each, give or take what a busy machine shifts; in step, 300 would be due in one of them.
-            assert max(tenths[tenth] for tenth in range(10)) <= 110, tenths
+            assert max(tenths[tenth] for tenth in range(10)) <= 150, tenths
 
     def test_retry_after_holds_back_all_of_the_connection_and_no_others(
         self, standin: StandIn, monkeypatch: pytest.MonkeyPatch
@@ -225,26 +257,64 @@ class TestPace:
             assert asyncio.run(both()) == {"ended": 40}
             [told_at] = [seen.at for seen in standin.requests if seen.raw_path.endswith("/batch_7")][1:2]
             # What was under way may still arrive.
-            assert not [seen for seen in standin.requests if told_at + 0.2 < seen.at < told_at + 1.45]
+            assert not [seen for seen in standin.requests if told_at + 0.5 < seen.at < told_at + 1.45]
             assert [seen for seen in standin.requests if seen.at > told_at + 1.45]
-            assert len([seen for seen in other.requests if told_at + 0.2 < seen.at < told_at + 1.45]) > 10
+            assert len([seen for seen in other.requests if told_at + 0.5 < seen.at < told_at + 1.45]) > 10
 
     def test_the_last_look_of_a_wait_is_not_held_back(self, standin: StandIn) -> None:
-        limited = Answer(429, {"error": {"message": "Slow down"}}, {"retry-after": "300"})
-        standin.script("batch_limited", limited)
-        standin.script("batch_1", "in_progress", "completed")
+        standin.script("batch_limited", Answer(429, {"error": {"message": "Slow down"}}, {"retry-after": "300"}))
+        standin.script("batch_1", "completed")
 
-        async def last_look() -> Any:
+        async def last_look() -> tuple[float, Any]:
             limited = asyncio.ensure_future(end("batch_limited"))
             await asyncio.to_thread(standin.wait_for, 1)
+            [shared] = portkey._sessions[asyncio.get_running_loop()].values()
+            await asyncio.wait_for(until(lambda: shared.held_by is not None), 10)
             now = time.time()
             trigger = PortkeyBatchTrigger("batch_1", poke_interval=0.05, started_at=now, deadline=now + 0.5)
-            standin.script("batch_1", "completed")
+            began = time.monotonic()
             [event] = [e.payload async for e in trigger.run()]
             limited.cancel()
+            return began, event
+
+        began, event = asyncio.run(last_look())
+        assert event["event"] == "ended"
+        [look] = [seen for seen in standin.requests if seen.raw_path.endswith("/batch_1")]
+        assert look.at >= began + 0.4
+
+    def test_a_fault_of_one_batch_holds_back_no_other(self, standin: StandIn) -> None:
+        standin.script("batch_faulty", Answer(500, {"error": {"message": "Oops"}}, {"retry-after": "300"}))
+        standin.script("batch_1", *["in_progress"] * 3, "completed")
+
+        async def both() -> Any:
+            faulty = asyncio.ensure_future(end("batch_faulty"))
+            await asyncio.to_thread(standin.wait_for, 1)
+            event = await asyncio.wait_for(end("batch_1"), 20)
+            faulty.cancel()
             return event
 
-        assert asyncio.run(last_look())["event"] == "ended"
+        assert asyncio.run(both())["event"] == "ended"
+
+    def test_a_queue_does_not_hold_a_wait_beyond_its_deadline(
+        self, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        extra = {"virtual_key": standin.virtual_key, "max_connections": 2, "timeout": 3}
+        set_connection(monkeypatch, host=standin.url, password=standin.api_key, extra=extra)
+        ids = batches(standin, 20, Answer(body=batch_body("x"), delay=3))
+        standin.script("batch_1", Answer(body=batch_body("batch_1", "completed"), delay=0.1))
+
+        async def among_many() -> float:
+            others = [asyncio.ensure_future(end(batch_id)) for batch_id in ids if batch_id != "batch_1"]
+            await asyncio.to_thread(standin.wait_for, 2)
+            began, now = time.monotonic(), time.time()
+            trigger = PortkeyBatchTrigger("batch_1", poke_interval=0.05, started_at=now, deadline=now + 0.5)
+            [_] = [e async for e in trigger.run()]
+            for other in others:
+                other.cancel()
+            return time.monotonic() - began
+
+        # With nothing but a queue it would be more than ten seconds: 19 others, two at a time, three seconds each.
+        assert asyncio.run(among_many()) < 8
 
 
 class TestConnections:
@@ -322,7 +392,8 @@ class TestConnections:
                 with suppress(asyncio.CancelledError):
                     await wait
             assert not portkey._sessions.get(loop)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
+            # A look-up that somebody else may be waiting for runs to its end.
+            assert len(asyncio.all_tasks() - {asyncio.current_task()}) <= 1
 
         asyncio.run(kill())
         assert standin.connections > 0

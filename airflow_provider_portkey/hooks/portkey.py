@@ -9,8 +9,9 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 #: How many seconds old a look-up of a connection may be for a hook that begins to use it on an event loop.
 LOOKUP_AGE = 60.0
+#: How many seconds a call waits for one.
+LOOKUP_TIMEOUT = 60.0
 
 
 class PortkeyHook(BaseHook):
@@ -73,7 +76,7 @@ class PortkeyHook(BaseHook):
         self._not_before = time.monotonic() - LOOKUP_AGE
         self._lookup: _Lookup | None = None
         self._entered = 0
-        self._kept: AsyncExitStack | None = None
+        self._kept = AsyncExitStack()
         self._kept_for: api.Settings | None = None
 
     @classmethod
@@ -182,23 +185,38 @@ class PortkeyHook(BaseHook):
         """
         asked = time.monotonic()
         lookups = _lookups.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-        # Kept, since it lasts as long as a hook that uses it.
-        self._lookup = lookup = lookups.setdefault(self.portkey_conn_id, _Lookup())
-        if lookup.read_at < not_before:
-            async with lookup.lock:
-                if lookup.read_at < not_before and lookup.failed_at < asked:
-                    began = time.monotonic()
-                    found = await self._aread_connection()
-                    if isinstance(found, api.Settings):
-                        lookup.settings, lookup.read_at = found, began
-                    else:
-                        lookup.failure, lookup.failed_at = found, began
+        # Kept, since it lasts as long as a hook that uses it. A subclass may look up otherwise.
+        self._lookup = lookup = lookups.setdefault((type(self), self.portkey_conn_id), _Lookup())
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT):
+                while lookup.read_at < not_before and lookup.failed_at < asked:
+                    if lookup.task is None:
+                        lookup.task = asyncio.ensure_future(self._look_up_for(lookup))
+                    # Who leaves ends it for none; to break off a talk with Airflow 3.1's supervisor would break more.
+                    await asyncio.shield(lookup.task)
+            failure = lookup.failure
+        except TimeoutError:
+            failure = PortkeyTransientError(
+                f"Airflow did not give connection {self.portkey_conn_id!r} within {LOOKUP_TIMEOUT:g} s.",
+                origin="network",
+            )
         if lookup.settings is not None and lookup.read_at >= not_before:
             self._settings = lookup.settings
             return lookup.settings
-        if instead is not None and not isinstance(lookup.failure, PortkeyInputError):
+        if instead is not None and not isinstance(failure, PortkeyInputError):
             return instead
-        raise copy.copy(lookup.failure)  # A copy, since each that is raised collects a traceback and a context.
+        raise copy.copy(failure)  # A copy, since each that is raised collects a traceback and a context.
+
+    async def _look_up_for(self, lookup: _Lookup) -> None:
+        began = time.monotonic()
+        try:
+            found = await self._aread_connection()
+        finally:
+            lookup.task = None
+        if isinstance(found, api.Settings):
+            lookup.settings, lookup.read_at = found, began
+        else:
+            lookup.failure, lookup.failed_at = found, began
 
     async def _aread_connection(self) -> api.Settings | Exception:
         from airflow.providers.common.compat.connection import get_async_connection
@@ -222,7 +240,7 @@ class PortkeyHook(BaseHook):
         )
         for secret in settings.secrets:
             mask_secret(secret)
-        return settings
+        return replace(settings, trusted_since=_changed_at(_ca_path(settings)[1]))
 
     def _get_batch(self, settings: api.Settings, batch_id: str, retry_within: float | None) -> Batch:
         from tenacity import Retrying
@@ -243,19 +261,18 @@ class PortkeyHook(BaseHook):
 
             async for attempt in AsyncRetrying(**self._retrying(retry_within)):
                 with attempt:
-                    return await _aget(shared, request, batch_id, is_last=retry_within == 0)
+                    return await _aget(shared, request, batch_id, retry_within)
         raise AssertionError("unreachable: tenacity reraises")
 
     async def _keep(self, settings: api.Settings | None) -> None:
         """Hold on to the session for ``settings`` instead of the one held so far."""
         if settings == self._kept_for:
             return
-        kept, self._kept, self._kept_for = self._kept, None, settings
+        kept = AsyncExitStack()
         if settings is not None:
-            self._kept = AsyncExitStack()
-            await self._kept.enter_async_context(_shared(settings))
-        if kept is not None:
-            await kept.aclose()
+            await kept.enter_async_context(_shared(settings))
+        kept, self._kept, self._kept_for = self._kept, kept, settings
+        await kept.aclose()
 
     def _retrying(self, within: float | None) -> dict[str, Any]:
         from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, stop_any, stop_before_delay
@@ -353,14 +370,15 @@ class _Lookup:
     """What the last look-ups of a connection on an event loop brought."""
 
     def __init__(self) -> None:
-        self.lock = asyncio.Lock()
+        self.task: asyncio.Future[None] | None = None
         self.settings: api.Settings | None = None
         self.failure: Exception = LookupError()
         # When what brought them began.
         self.read_at = self.failed_at = -math.inf
 
 
-_lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, _Lookup]] = WeakKeyDictionary()
+_Lookups = WeakValueDictionary[tuple[type[PortkeyHook], str], _Lookup]
+_lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookups] = WeakKeyDictionary()
 
 
 class _Shared:
@@ -383,6 +401,24 @@ class _Shared:
                 # In a thread: importing the libraries and reading CA certificates would stall the loop.
                 self.options, ssl_context = await asyncio.to_thread(_prepare, self.settings)
                 self.session = _open(self.settings, ssl_context)
+
+    @asynccontextmanager
+    async def slot(self, within: float | None) -> AsyncIterator[bool]:
+        """
+        Wait for a turn to send, at most ``within`` seconds.
+
+        Gives whether time is up: then this look, the last one, is sent without a turn.
+        """
+        taken = False
+        if within != 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    taken = await self.slots.acquire()
+        try:
+            yield not taken
+        finally:
+            if taken:
+                self.slots.release()
 
 
 _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[api.Settings, _Shared]] = WeakKeyDictionary()
@@ -438,8 +474,8 @@ def _open(settings: api.Settings, ssl_context: ssl.SSLContext | bool) -> aiohttp
     )
 
 
-async def _aget(shared: _Shared, request: api.Request, batch_id: str, *, is_last: bool) -> Batch:
-    async with shared.slots:
+async def _aget(shared: _Shared, request: api.Request, batch_id: str, within: float | None) -> Batch:
+    async with shared.slot(within) as is_last:
         left = shared.held_until - time.monotonic()
         # The last look of a wait is not for others to forbid: it may find the end.
         if left > 0 and not is_last:
@@ -449,7 +485,8 @@ async def _aget(shared: _Shared, request: api.Request, batch_id: str, *, is_last
         return api.read_batch(response, request, shared.settings, batch_id)
     except PortkeyTransientError as error:
         until = time.monotonic() + (error.retry_after or 0)
-        if error.retry_after and until > shared.held_until:
+        # Of other statuses one batch alone may be the cause.
+        if error.status_code in (429, 503) and until > max(shared.held_until, time.monotonic()):
             shared.held_until, shared.held_by = until, copy.copy(error)
         raise
 
@@ -481,26 +518,37 @@ def _trust(path: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=path)
 
 
-def _ca_file(settings: api.Settings) -> str:
-    """Return the file or folder of CA certificates: the connection's, the environment's or certifi's."""
+def _ca_path(settings: api.Settings) -> tuple[str, str]:
+    """Return who names the file or folder of CA certificates, and what: the connection, the environment or certifi."""
     from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-    named: Iterable[tuple[str, str | None]] = (
-        [("verify in the connection's extra", settings.verify)]
-        if isinstance(settings.verify, str)
-        else [(name, os.environ.get(name)) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")]
-    )
-    for name, path in named:
-        if path:
-            try:
-                _trust(path)
-            except OSError as error:  # ssl's own among them
-                raise PortkeyInputError(
-                    f"Connection {settings.conn_id!r}: {name} names {path!r}, and there is no such file or folder of "
-                    f"CA certificates here ({error})."
-                ) from None
-            return path
-    return DEFAULT_CA_BUNDLE_PATH
+    if isinstance(settings.verify, str):
+        return "verify in the connection's extra", settings.verify
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        if path := os.environ.get(name):
+            return name, path
+    return "certifi", DEFAULT_CA_BUNDLE_PATH
+
+
+def _changed_at(path: str) -> float:
+    try:
+        return Path(path).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _ca_file(settings: api.Settings) -> str:
+    """Return the file or folder of CA certificates, once it was read."""
+    name, path = _ca_path(settings)
+    if name != "certifi":
+        try:
+            _trust(path)
+        except OSError as error:  # ssl's own among them
+            raise PortkeyInputError(
+                f"Connection {settings.conn_id!r}: {name} names {path!r}, and there is no such file or folder of "
+                f"CA certificates here ({error})."
+            ) from None
+    return path
 
 
 def _proxy(settings: api.Settings) -> str | None:

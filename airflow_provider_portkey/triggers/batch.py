@@ -123,11 +123,21 @@ class PortkeyBatchTrigger(BaseTrigger):
             from airflow.providers.common.compat.sdk import XCom
             from asgiref.sync import sync_to_async
 
-            where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
-            try:
+            def push() -> None:
                 # Not with the event: Airflow 3 encodes those of an event twice, so that they are read as text.
                 for key, value in batch.to_xcoms().items():
-                    await sync_to_async(XCom.set)(key=key, value=value, **where)
+                    XCom.set(
+                        key=key,
+                        value=value,
+                        dag_id=ti.dag_id,
+                        task_id=ti.task_id,
+                        run_id=ti.run_id,
+                        map_index=ti.map_index,
+                    )
+
+            try:
+                # Shielded, since to break off a talk with Airflow 3.1's supervisor would break more than this.
+                await asyncio.shield(sync_to_async(push, thread_sensitive=False)())
             except Exception:
                 self.log.exception("Batch %s: its XComs could not be pushed here; a worker will.", batch.id)
                 return False

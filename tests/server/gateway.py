@@ -87,6 +87,7 @@ class Gateway:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._folder = folder
+        self.port = 0
 
     @property
     def base_url(self) -> str:
@@ -103,11 +104,19 @@ class Gateway:
         }
 
     def __enter__(self) -> Gateway:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve, on the port that it had before if it had one."""
         node, _ = _commands()
         script = install(self._folder)
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
         self._process = subprocess.Popen(
-            [*node, "--require", str(_LOOPBACK), str(script), "--port=0", "--headless"],
+            [*node, "--require", str(_LOOPBACK), str(script), f"--port={self.port}", "--headless"],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -116,14 +125,11 @@ class Gateway:
         try:
             self.port = self._ready()
         except BaseException:
-            self._stop()
+            self.stop()
             raise
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Break what is under way, and refuse connections."""
         with self._log, self._process:
             self._process.terminate()
             try:

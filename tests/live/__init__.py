@@ -1,0 +1,1 @@
+"""The provider in a whole Airflow, driven from outside: ``make live``."""

@@ -1,0 +1,337 @@
+"""
+A whole Airflow on PostgreSQL, in a folder of its own on loopback, and its REST API as a user's program sees it.
+
+It runs what is installed for this interpreter: Airflow 3 with two triggerers, or Airflow 2.
+"""
+
+from __future__ import annotations
+
+import ast
+import getpass
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+AIRFLOW = version("apache-airflow")
+IS_2 = AIRFLOW.startswith("2.")
+DAGS = Path(__file__).with_name("dags")
+DONE = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+FERNET_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_for(what: str, holds: Callable[[], Any], timeout: float = 60.0, pause: float = 0.5) -> Any:
+    """Return what ``holds`` returns as soon as that is true."""
+    deadline = time.monotonic() + timeout
+    while not (result := holds()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:g} s")
+        time.sleep(pause)
+    return result
+
+
+class Postgres:
+    """A server with one empty database ``airflow``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql+psycopg2://postgres@127.0.0.1:{self.port}/airflow"
+
+    @property
+    def _path(self) -> str:
+        # Debian keeps the server's programs out of PATH.
+        folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+        return os.pathsep.join([*map(str, folders), os.environ["PATH"]])
+
+    def start(self) -> None:
+        # It refuses to run as root.
+        self._user = "postgres" if getpass.getuser() == "root" else None
+        if shutil.which("initdb", path=self._path) is None and self._user:
+            for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "postgresql"]):
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        if shutil.which("initdb", path=self._path) is None:
+            pytest.exit("PostgreSQL's server is needed: apt-get install postgresql")
+        self.folder.mkdir()
+        if self._user:
+            shutil.chown(self.folder, self._user)
+        self._do("initdb", "-D", ".", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} -c fsync=off -c max_connections=300"
+        self._do("pg_ctl", "-D", ".", "-w", "-l", "server.log", "-o", options, "start")
+        self._do("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "airflow")
+
+    def stop(self) -> None:
+        self._do("pg_ctl", "-D", ".", "-m", "immediate", "stop")
+
+    def dump(self) -> str:
+        """Return all that the database holds."""
+        return self._do("pg_dump", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "airflow")
+
+    def _do(self, *command: str) -> str:
+        env = os.environ | {"PATH": self._path, "LC_ALL": "C.UTF-8"}
+        # pg_ctl's server keeps what it inherits open, so that a pipe would never end.
+        output = self.folder / "output"
+        with output.open("w") as out:
+            done = subprocess.run(
+                command, cwd=self.folder, env=env, stdout=out, stderr=out, user=self._user, check=False
+            )
+        if done.returncode:
+            raise RuntimeError(f"{command[0]}: {output.read_text()[-2000:]}")
+        return output.read_text()
+
+
+class Deployment:
+    """Airflow's processes, and what its REST API says of DAG runs."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.postgres = Postgres(home / "postgres")
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.triggerers: list[subprocess.Popen[bytes]] = []
+        #: All that the API answered about runs, for who looks for secrets in it.
+        self.answers: list[str] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "NO_PROXY": "*",
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "8",
+            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "256",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+            "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.postgres.dsn,
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth",
+            "AIRFLOW__API_AUTH__JWT_SECRET": "a secret on loopback, of at least 64 characters, as Airflow 3 wants it",
+            "AIRFLOW__WEBSERVER__SECRET_KEY": "a secret on loopback",
+            "AIRFLOW__WEBSERVER__WORKERS": "1",
+            "AIRFLOW__API__WORKERS": "1",
+            # What takes its time by default, so that a run of all scenarios does not.
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
+            "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
+        }
+
+    def __enter__(self) -> Deployment:
+        self.postgres.start()
+        try:
+            self._airflow("db", "migrate")
+            if IS_2:
+                self._airflow(
+                    *"users create --username admin --password admin --firstname A --lastname B".split(),
+                    *"--role Admin --email admin@example.com".split(),
+                )
+                self._session.auth = ("admin", "admin")
+            self._start("webserver" if IS_2 else "api-server", "--port", str(self.port))
+            self._start("scheduler")
+            if not IS_2:
+                self._start("dag-processor")
+            wait_for("Airflow's server", self._answers, 120)
+            if not IS_2:
+                token = self._session.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
+                self._session.headers["Authorization"] = f"Bearer {token}"
+            for number in range(1 if IS_2 else 2):
+                # One after the other, so that the order of their jobs is that of the processes.
+                env = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port())}
+                self.triggerers.append(self._start("triggerer", log=f"triggerer-{number}", **env))
+                if not IS_2:
+                    wait_for("a triggerer", partial(self._has_triggerers, number + 1), 60)
+            names = {file.stem for file in DAGS.glob("*.py")}
+            wait_for("the DAGs", lambda: names <= {dag["dag_id"] for dag in self.get("dags")["dags"]}, 120)
+            wait_for("all parts", self._is_healthy, 120)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for process in self._processes:
+            self.kill(process, signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill(process)
+        self.postgres.stop()
+
+    def kill(self, process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGKILL) -> None:
+        """Signal a process and all that it started."""
+        if process.poll() is None:
+            os.killpg(process.pid, how)
+
+    def _airflow(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "airflow", *arguments]
+        done = subprocess.run(command, cwd=self.home, env=self._env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"airflow {' '.join(arguments)}: {done.stderr[-3000:]}")
+
+    def _start(self, part: str, *arguments: str, log: str = "", **env: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", part, *arguments],
+            cwd=self.home,
+            env=self._env | env,
+            stdin=subprocess.DEVNULL,
+            stdout=(self.home / f"{log or part}.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def _answers(self) -> bool:
+        try:
+            return self._health().status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    def _health(self) -> requests.Response:
+        return self._session.get(f"{self.url}{'/health' if IS_2 else '/api/v2/monitor/health'}", timeout=30)
+
+    def _is_healthy(self) -> bool:
+        parts = {name: part["status"] for name, part in self._health().json().items() if part["status"]}
+        return len(parts) >= 3 and set(parts.values()) == {"healthy"}
+
+    def call(self, method: str, path: str, **kwargs: Any) -> requests.Response:
+        """Call the public REST API; an answer that is no success raises with its words."""
+        response = self._session.request(
+            method, f"{self.url}/api/{'v1' if IS_2 else 'v2'}/{path}", timeout=60, **kwargs
+        )
+        if not response.ok:
+            raise RuntimeError(f"{method} {path}: {response.status_code} {response.text[:2000]}")
+        if "/dagRuns/" in path:
+            self.answers.append(response.text)
+        return response
+
+    def get(self, path: str, **params: Any) -> Any:
+        """GET of the REST API."""
+        return self.call("GET", path, params=params).json()
+
+    def connect(self, conn_id: str, **fields: Any) -> None:
+        """Make or change a connection."""
+        body = {"connection_id": conn_id, "conn_type": "portkey", **fields, "extra": json.dumps(fields["extra"])}
+        exists = any(c["connection_id"] == conn_id for c in self.get("connections", limit=100)["connections"])
+        self.call("PATCH" if exists else "POST", f"connections/{conn_id}" if exists else "connections", json=body)
+
+    def trigger(self, dag_id: str, **conf: Any) -> DagRun:
+        """Begin a run."""
+        body = {"conf": conf} if IS_2 else {"conf": conf, "logical_date": None}
+        answer = self.call("POST", f"dags/{dag_id}/dagRuns", json=body).json()
+        return DagRun(self, dag_id, answer["dag_run_id"])
+
+    def triggerer_jobs(self) -> list[int]:
+        """The ids of the triggerers' jobs, in the order that they were started in."""
+        return sorted(job["id"] for job in self.get("jobs", job_type="TriggererJob")["jobs"])
+
+    def _has_triggerers(self, count: int) -> bool:
+        return len(self.triggerer_jobs()) >= count
+
+    def log_of(self, number: int) -> str:
+        """What a triggerer printed."""
+        return (self.home / f"triggerer-{number}.log").read_text(errors="replace")
+
+    def log_files(self) -> Iterable[Path]:
+        """All logs: of the parts, and of the tasks."""
+        return [*self.home.glob("*.log"), *(p for p in (self.home / "logs").rglob("*") if p.is_file())]
+
+
+class DagRun:
+    """One run of a DAG, as the REST API tells of it."""
+
+    def __init__(self, deployment: Deployment, dag_id: str, run_id: str) -> None:
+        self._deployment = deployment
+        self.dag_id = dag_id
+        self.path = f"dags/{dag_id}/dagRuns/{run_id}"
+
+    def task_instances(self) -> dict[str, dict[str, Any]]:
+        """What there is of each task, by its id, with the map index behind it if there is one."""
+        found: list[dict[str, Any]] = []
+        total = 1
+        while len(found) < total:
+            page = self._deployment.get(f"{self.path}/taskInstances", limit=100, offset=len(found))
+            found, total = found + page["task_instances"], page["total_entries"]
+        return {ti["task_id"] + (f"[{ti['map_index']}]" if ti["map_index"] >= 0 else ""): ti for ti in found}
+
+    def states(self) -> dict[str, str]:
+        return {name: ti["state"] for name, ti in self.task_instances().items()}
+
+    def wait(self, timeout: float = 180.0) -> dict[str, str]:
+        """Return the tasks' states as soon as the run is over."""
+
+        def over() -> bool:
+            return bool(self._deployment.get(self.path)["state"] in ("success", "failed"))
+
+        try:
+            wait_for(f"the end of {self.dag_id}", over, timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; {self.states()}") from None
+        return self.states()
+
+    def wait_until(self, state: str, tasks: Iterable[str], timeout: float = 120.0) -> None:
+        """Wait until all ``tasks`` are in ``state``."""
+        wanted = set(tasks)
+
+        def there() -> bool:
+            return {self.states().get(name) for name in wanted} == {state}
+
+        try:
+            wait_for(f"{self.dag_id}: {state}", there, timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; {self.states()}") from None
+
+    def xcoms(self, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        """What a task has in XCom, by key."""
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries"
+        params = {"map_index": map_index}
+        keys = [entry["key"] for entry in self._deployment.get(path, **params)["xcom_entries"]]
+
+        def value(key: str) -> Any:
+            entry = self._deployment.get(f"{path}/{key}", **params)["value"]
+            # Airflow 2 answers with text: a string as it is, anything else as Python would write it.
+            return ast.literal_eval(entry) if IS_2 and re.match(r"[\[{]|None$", entry) else entry
+
+        return {key: value(key) for key in keys}
+
+    def log(self, task_id: str, attempt: int = 1, map_index: int = -1) -> str:
+        """The log of one attempt, as the REST API gives it."""
+        path = f"{self.path}/taskInstances/{task_id}/logs/{attempt}"
+        answer = self._deployment.call(
+            "GET", path, params={"map_index": map_index, "full_content": True}, headers={"Accept": "application/json"}
+        )
+        content = answer.json()["content"]
+        if isinstance(content, str):
+            return content
+        return "\n".join(json.dumps(line) if isinstance(line, Mapping) else str(line) for line in content)

@@ -1,0 +1,237 @@
+"""What a team sees of the provider in its Airflow, on good days and bad ones: ``make live``."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.live.dags.ends import MODES
+from tests.live.dags.modes import WAITS
+from tests.live.deployment import AIRFLOW, IS_2, Deployment, wait_for
+from tests.server.gateway import Gateway
+from tests.server.standin import StandIn, batch_body
+
+CONN_ID = "portkey_default"
+#: Keys that only a scenario knows, so that finding one of them anywhere is a leak.
+NEW_KEY = "sk-rotated-9876543210"
+
+
+@pytest.fixture(scope="session")
+def standin() -> Iterator[StandIn]:
+    with StandIn() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[Gateway]:
+    with Gateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory, standin: StandIn, gateway: Gateway) -> Iterator[Deployment]:
+    home = tmp_path_factory.mktemp("airflow")
+    home.parent.chmod(0o755)  # PostgreSQL runs as another user
+    home.parent.parent.chmod(0o755)
+    print(f"\nAirflow {AIRFLOW}", flush=True)
+    with Deployment(home) as deployment:
+        connect(deployment, standin, gateway)
+        yield deployment
+
+
+def connect(airflow: Deployment, standin: StandIn, gateway: Gateway) -> None:
+    airflow.connect(CONN_ID, host=gateway.base_url, extra={"headers": gateway.headers(standin)})
+
+
+def expected(batch_id: str, status: str = "completed") -> dict[str, Any]:
+    return {
+        "return_value": batch_body(batch_id, status) | {"provider_status": status},
+        "output_file_id": f"file-{batch_id}-output",
+        "error_file_id": f"file-{batch_id}-error",
+    }
+
+
+def test_in_each_mode_the_same_xcoms_which_a_task_downstream_uses(airflow: Deployment, standin: StandIn) -> None:
+    standin.timeline("batch_modes", [(0, "validating"), (3, "in_progress"), (20, "completed")])
+
+    run = airflow.trigger("modes", batch_id="batch_modes")
+
+    assert set(run.wait(300).values()) == {"success"}
+    for wait in WAITS:
+        assert run.xcoms(wait) == expected("batch_modes"), wait
+        assert run.xcoms(f"use_{wait}") == {"return_value": "file-batch_modes-output"}
+        log = run.log(wait)
+        assert "Batch batch_modes is in_progress" in log, wait
+        assert "Batch batch_modes is completed: 98 completed, 2 failed, 100 in all" in log, wait
+    for wait in ("deferred", "operator_deferred", "ends_from_trigger"):
+        assert "Deferring for up to 600 s, to look every 1 s." in run.log(wait)
+
+
+def test_two_hundred_deferred_waits_hold_no_slot_and_end_right(airflow: Deployment, standin: StandIn) -> None:
+    ids = [f"batch_many_{n}" for n in range(200)]
+    for batch_id in ids:
+        standin.script(batch_id, "in_progress")
+
+    run = airflow.trigger("many", batch_ids=ids)
+    waits = [f"wait[{n}]" for n in range(200)]
+    run.wait_until("deferred", waits, 400)
+    # Eight workers are all there are: were one of the waits to hold a slot, this run would be slower for it.
+    standin.script("batch_free", "completed")
+    assert set(airflow.trigger("modes", batch_id="batch_free").wait(180).values()) == {"success"}
+    for batch_id in ids:
+        standin.script(batch_id, "completed")
+
+    states = run.wait(400)
+    assert {states[name] for name in waits} == {"success"}
+    for n in (0, 99, 199):
+        assert run.xcoms("wait", n) == expected(f"batch_many_{n}")
+
+
+@pytest.mark.skipif(IS_2, reason="one triggerer runs on Airflow 2")
+def test_another_triggerer_takes_over_from_one_that_is_killed(airflow: Deployment, standin: StandIn) -> None:
+    standin.script("batch_taken_over", "in_progress")
+    standin.script("batch_never", "in_progress")
+    run = airflow.trigger("deadline", batch_id="batch_taken_over", never="batch_never")
+    waits = [f"wait_{n}" for n in range(12)]
+    run.wait_until("deferred", [*waits, "hurried"], 120)
+
+    def holders() -> dict[str, int]:
+        jobs = {name: ti["triggerer_job"] for name, ti in run.task_instances().items()}
+        return {name: job["id"] for name, job in jobs.items() if job}
+
+    held = wait_for("all waits in a triggerer", lambda: len(h := holders()) == 13 and h, 30)
+    victim = held["hurried"]
+    number = airflow.triggerer_jobs().index(victim)
+    airflow.kill(airflow.triggerers[number])
+    wait_for("the takeover", lambda: victim not in holders().values() and len(holders()) == 13, 90)
+
+    wait_for("the deadline", lambda: run.states()["hurried"] == "failed", 90)
+    standin.script("batch_taken_over", "completed")
+    states = run.wait()
+
+    assert {states[name] for name in waits} == {"success"}
+    hurried = run.task_instances()["hurried"]
+    took = datetime.fromisoformat(hurried["end_date"]) - datetime.fromisoformat(hurried["start_date"])
+    assert 55 <= took.total_seconds() <= 85  # and not 60 s from the takeover
+    assert "timeout of 60 s was over" in run.log("hurried")
+    for name, ti in run.task_instances().items():
+        assert ti["try_number"] == 1
+        assert run.log(name).count("Deferring for up to") == 1
+        # What a worker logs when it ends the task.
+        if name != "hurried":
+            assert run.log(name).count("output_file_id=file-batch_taken_over-output") == 1
+
+
+def test_an_outage_of_a_minute_and_a_rotated_key_end_no_wait(
+    airflow: Deployment, standin: StandIn, gateway: Gateway
+) -> None:
+    standin.script("batch_outage", "in_progress")
+    run = airflow.trigger("modes", batch_id="batch_outage")
+    run.wait_until("deferred", ["deferred", "operator_deferred", "ends_from_trigger"], 120)
+    wait_for("the others", lambda: {run.states()[name] for name in ("poke", "operator")} == {"running"}, 60)
+
+    gateway.stop()
+    time.sleep(60)  # that long is what it is about
+    gateway.start()
+    old_key, standin.provider_key = standin.provider_key, NEW_KEY
+    try:
+        # Between the two, each look is refused and the connection read again; none falls there by this order.
+        connect(airflow, standin, gateway)
+        wait_for("the new key", lambda: any(NEW_KEY in s.headers.get("Authorization", "") for s in standin.requests))
+        standin.script("batch_outage", "completed")
+        states = run.wait(300)
+    finally:
+        standin.provider_key = old_key
+        connect(airflow, standin, gateway)
+
+    assert set(states.values()) == {"success"}, states
+    for wait in WAITS:
+        assert run.xcoms(wait) == expected("batch_outage")
+        log = run.log(wait)
+        assert "No answer to retrieving batch 'batch_outage'" in log, wait
+        # Told once, not at each look; a rescheduled sensor is a new process each time.
+        if wait != "reschedule":
+            assert log.count("The wait goes on.") <= 3
+            assert "Portkey answers again" in log
+
+
+@pytest.mark.parametrize("end", ["failed", "expired", "cancelled"])
+def test_a_bad_end_fails_without_a_retry_or_skips(end: str, airflow: Deployment, standin: StandIn) -> None:
+    batch_id = f"batch_{end}"
+    standin.timeline(batch_id, [(0, "in_progress"), (8, end)])
+
+    run = airflow.trigger("ends", batch_id=batch_id)
+    states = run.wait(240)
+
+    body = batch_body(batch_id, end)
+    for mode in MODES:
+        assert (states[mode], states[f"{mode}_soft"]) == ("failed", "skipped")
+        for task in (mode, f"{mode}_soft"):
+            assert run.task_instances()[task]["try_number"] == 1
+            xcoms = run.xcoms(task)
+            assert xcoms["return_value"]["status"] == end
+            assert xcoms.get("output_file_id") == body["output_file_id"]
+            assert xcoms.get("error_file_id") == body["error_file_id"]
+            assert f"Batch {batch_id} is {end}" in run.log(task)
+
+
+def test_a_timeout_fails_without_a_retry_or_skips_in_each_mode(airflow: Deployment, standin: StandIn) -> None:
+    standin.script("batch_slow", "in_progress")
+
+    run = airflow.trigger("ends", batch_id="batch_slow")
+    states = run.wait(240)
+
+    for mode in MODES:
+        assert (states[mode], states[f"{mode}_soft"]) == ("failed", "skipped")
+        assert run.task_instances()[mode]["try_number"] == 1
+        assert "timeout of 20 s was over" in run.log(mode)
+
+
+@pytest.mark.skipif(IS_2, reason="its REST API marks tasks otherwise")
+def test_what_a_person_does_to_a_waiting_task_cancels_nothing_and_hangs_nothing(
+    airflow: Deployment, standin: StandIn
+) -> None:
+    standin.script("batch_person", "in_progress")
+    standin.script("batch_other", "in_progress")
+    told = len(airflow.log_of(1))
+    run = airflow.trigger("deadline", batch_id="batch_person", never="batch_other")
+    run.wait_until("deferred", [f"wait_{n}" for n in range(12)], 120)
+    doomed = airflow.trigger("deadline", batch_id="batch_person", never="batch_other")
+    doomed.wait_until("deferred", [f"wait_{n}" for n in range(12)], 120)
+
+    body = {"dry_run": False, "dag_run_id": run.path.rpartition("/")[2], "task_ids": ["wait_0"], "only_failed": False}
+    airflow.call("POST", "dags/deadline/clearTaskInstances", json=body)
+    airflow.call("PATCH", f"{run.path}/taskInstances/wait_1", json={"new_state": "failed"})
+    airflow.call("DELETE", doomed.path)
+    wait_for("the cleared task", lambda: run.task_instances()["wait_0"]["try_number"] == 2, 60)
+    run.wait_until("deferred", ["wait_0"], 90)
+    standin.script("batch_person", "completed")
+    standin.script("batch_other", "completed")
+    states = run.wait()
+
+    assert states == {name: "failed" if name == "wait_1" else "success" for name in states}
+    assert {seen.method for seen in standin.requests} == {"GET"}
+    said = "".join(airflow.log_of(n) for n in range(2))[told:]
+    assert not re.findall(r"Traceback|Unclosed|\[error ", said)
+
+
+def test_no_secret_is_in_database_logs_or_answers(airflow: Deployment, standin: StandIn) -> None:
+    secrets = [standin.provider_key, NEW_KEY]
+    assert airflow.answers
+
+    assert not [s for s in secrets if s in airflow.postgres.dump()]
+    assert not [s for s in secrets if any(s in answer for answer in airflow.answers)]
+    leaks = [p.name for p in airflow.log_files() if any(s in p.read_text(errors="replace") for s in secrets)]
+    assert not leaks
+
+
+def test_it_is_the_wheel_that_ran(airflow: Deployment) -> None:
+    import airflow_provider_portkey
+
+    versions = {p["package_name"]: p["version"] for p in airflow.get("providers", limit=100)["providers"]}
+    assert versions["airflow-provider-portkey"] == airflow_provider_portkey.__version__
