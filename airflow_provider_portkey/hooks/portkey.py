@@ -184,27 +184,30 @@ class PortkeyHook(BaseHook):
         A failure is shared only by those who waited for it.
         """
         asked = time.monotonic()
-        lookups = _lookups.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-        # Kept, since it lasts as long as a hook that uses it. A subclass may look up otherwise.
-        self._lookup = lookup = lookups.setdefault((type(self), self.portkey_conn_id), _Lookup())
-        try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT):
-                while lookup.read_at < not_before and lookup.failed_at < asked:
-                    if lookup.task is None:
-                        lookup.task = asyncio.ensure_future(self._look_up_for(lookup))
-                    # Who leaves ends it for none; to break off a talk with Airflow 3.1's supervisor would break more.
-                    await asyncio.shield(lookup.task)
-            failure = lookup.failure
-        except TimeoutError:
-            failure = PortkeyTransientError(
-                f"Airflow did not give connection {self.portkey_conn_id!r} within {LOOKUP_TIMEOUT:g} s.",
-                origin="network",
-            )
+        # Kept, since it lasts as long as a hook that uses it.
+        self._lookup = lookup = _lookup_of(self)
+        failure = None
+        if lookup.read_at < not_before:
+            try:
+                async with asyncio.timeout(LOOKUP_TIMEOUT):
+                    while lookup.read_at < not_before and lookup.failed_at < asked:
+                        if lookup.task is None:
+                            lookup.task = asyncio.ensure_future(self._look_up_for(lookup))
+                        # Who leaves ends it for none; to break off a talk with Airflow 3.1's supervisor would break
+                        # more than that.
+                        await asyncio.shield(lookup.task)
+                failure = lookup.failure
+            except TimeoutError:
+                failure = PortkeyTransientError(
+                    f"Airflow did not give connection {self.portkey_conn_id!r} within {LOOKUP_TIMEOUT:g} s.",
+                    origin="network",
+                )
         if lookup.settings is not None and lookup.read_at >= not_before:
             self._settings = lookup.settings
             return lookup.settings
         if instead is not None and not isinstance(failure, PortkeyInputError):
             return instead
+        assert failure is not None
         raise copy.copy(failure)  # A copy, since each that is raised collects a traceback and a context.
 
     async def _look_up_for(self, lookup: _Lookup) -> None:
@@ -372,13 +375,25 @@ class _Lookup:
     def __init__(self) -> None:
         self.task: asyncio.Future[None] | None = None
         self.settings: api.Settings | None = None
-        self.failure: Exception = LookupError()
+        self.failure: Exception | None = None
         # When what brought them began.
         self.read_at = self.failed_at = -math.inf
 
 
 _Lookups = WeakValueDictionary[tuple[type[PortkeyHook], str], _Lookup]
 _lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookups] = WeakKeyDictionary()
+
+
+def _lookup_of(hook: PortkeyHook) -> _Lookup:
+    loop = asyncio.get_running_loop()
+    lookups = _lookups.get(loop)
+    if lookups is None:
+        lookups = _lookups[loop] = WeakValueDictionary()
+    key = (type(hook), hook.portkey_conn_id)  # a subclass may look up otherwise
+    lookup = lookups.get(key)
+    if lookup is None:
+        lookup = lookups[key] = _Lookup()
+    return lookup
 
 
 class _Shared:
@@ -402,23 +417,16 @@ class _Shared:
                 self.options, ssl_context = await asyncio.to_thread(_prepare, self.settings)
                 self.session = _open(self.settings, ssl_context)
 
-    @asynccontextmanager
-    async def slot(self, within: float | None) -> AsyncIterator[bool]:
-        """
-        Wait for a turn to send, at most ``within`` seconds.
-
-        Gives whether time is up: then this look, the last one, is sent without a turn.
-        """
-        taken = False
-        if within != 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(within):
-                    taken = await self.slots.acquire()
-        try:
-            yield not taken
-        finally:
-            if taken:
-                self.slots.release()
+    async def take_turn(self, within: float | None) -> bool:
+        """Wait for a turn to send, at most ``within`` seconds; whether there is one, to be given back."""
+        if within == 0:
+            return False
+        if within in (None, math.inf) or not self.slots.locked():
+            return await self.slots.acquire()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                return await self.slots.acquire()
+        return False
 
 
 _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[api.Settings, _Shared]] = WeakKeyDictionary()
@@ -475,12 +483,16 @@ def _open(settings: api.Settings, ssl_context: ssl.SSLContext | bool) -> aiohttp
 
 
 async def _aget(shared: _Shared, request: api.Request, batch_id: str, within: float | None) -> Batch:
-    async with shared.slot(within) as is_last:
+    has_turn = await shared.take_turn(within)
+    try:
         left = shared.held_until - time.monotonic()
-        # The last look of a wait is not for others to forbid: it may find the end.
-        if left > 0 and not is_last:
+        # When its time is up, the last look of a wait is not for others to forbid: it may find the end.
+        if left > 0 and has_turn:
             raise api.held_back(shared.held_by, request, left)
         response = await _asend(shared, request)
+    finally:
+        if has_turn:
+            shared.slots.release()
     try:
         return api.read_batch(response, request, shared.settings, batch_id)
     except PortkeyTransientError as error:
