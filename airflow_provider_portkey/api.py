@@ -217,7 +217,8 @@ def read_batch(response: Response, request: Request, settings: Settings, batch_i
             status_code=response.status,
         )
     # Not in the rest of it: an id may look like a virtual key, and must stay as it is.
-    return replace(batch, errors=tuple(error.map(lambda text: hide(text, settings)) for error in batch.errors))
+    errors = tuple(error.map(lambda text: hide(text, settings)) for error in batch.errors)
+    return replace(batch, errors=errors) if errors else batch
 
 
 def read_list(answer: Any) -> None:
