@@ -78,13 +78,13 @@ class Postgres:
         self.folder.mkdir()
         if self._user:
             shutil.chown(self.folder, self._user)
-        self._do("initdb", "-D", ".", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
+        self._do("initdb", "-D", "data", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} -c fsync=off -c max_connections=300"
-        self._do("pg_ctl", "-D", ".", "-w", "-l", "server.log", "-o", options, "start")
+        self._do("pg_ctl", "-D", "data", "-w", "-l", "server.log", "-o", options, "start")
         self._do("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "airflow")
 
     def stop(self) -> None:
-        self._do("pg_ctl", "-D", ".", "-m", "immediate", "stop")
+        self._do("pg_ctl", "-D", "data", "-m", "immediate", "stop")
 
     def dump(self) -> str:
         """Return all that the database holds."""
@@ -321,7 +321,7 @@ class DagRun:
         def value(key: str) -> Any:
             entry = self._deployment.get(f"{path}/{key}", **params)["value"]
             # Airflow 2 answers with text: a string as it is, anything else as Python would write it.
-            return ast.literal_eval(entry) if IS_2 and re.match(r"[\[{]|None$", entry) else entry
+            return ast.literal_eval(entry) if IS_2 and re.match(r"[\[{]|None$", entry or "") else entry
 
         return {key: value(key) for key in keys}
 

@@ -6,7 +6,7 @@ from airflow.providers.common.compat.sdk import dag
 
 from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 
-MODES = {"poke": {}, "reschedule": {"mode": "reschedule"}, "deferred": {"deferrable": True}}
+MODES = {"poke": {}, "reschedule": {"mode": "reschedule", "poke_interval": 10}, "deferred": {"deferrable": True}}
 
 
 @dag(
@@ -20,7 +20,7 @@ def ends():
             PortkeyBatchSensor(
                 task_id=f"{mode}_soft" if soft_fail else mode,
                 batch_id="{{ dag_run.conf['batch_id'] }}",
-                timeout=20,
+                timeout=25,
                 soft_fail=soft_fail,
                 **kwargs,
             )

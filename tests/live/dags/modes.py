@@ -9,7 +9,8 @@ from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 
 WAITS = {
     "poke": (PortkeyBatchSensor, {}),
-    "reschedule": (PortkeyBatchSensor, {"mode": "reschedule"}),
+    # Airflow 3 may take five seconds to see that a task left its worker: one that comes back sooner counts as lost.
+    "reschedule": (PortkeyBatchSensor, {"mode": "reschedule", "poke_interval": 10}),
     "deferred": (PortkeyBatchSensor, {"deferrable": True}),
     "ends_from_trigger": (PortkeyBatchSensor, {"deferrable": True, "end_from_trigger": True}),
     "operator": (PortkeyRetrieveBatchOperator, {"wait_for_completion": True}),
@@ -28,7 +29,8 @@ def modes():
         return batch["output_file_id"]
 
     for name, (operator, kwargs) in WAITS.items():
-        wait = operator(task_id=name, batch_id="{{ dag_run.conf['batch_id'] }}", poke_interval=1, timeout=600, **kwargs)
+        kwargs = {"poke_interval": 1, "timeout": 600} | kwargs
+        wait = operator(task_id=name, batch_id="{{ dag_run.conf['batch_id'] }}", **kwargs)
         use.override(task_id=f"use_{name}")(wait.output)
 
 
