@@ -14,10 +14,12 @@ CONNECTION_TYPE: dict[str, Any] = {
     "hook-class-name": "airflow_provider_portkey.hooks.portkey.PortkeyHook",
     "hook-name": "Portkey",
     "ui-field-behaviour": {
-        "hidden-fields": ["login", "port", "schema"],
+        # Not the port: Airflow 3.3's form tests no connection without one.
+        "hidden-fields": ["login", "schema"],
         "relabeling": {"host": "Base URL", "password": "Portkey API Key"},
         "placeholders": {
             "host": "https://api.portkey.ai/v1",
+            "port": "443",
             "extra": '{"virtual_key": "openai-prod"}',
         },
     },

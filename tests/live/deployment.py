@@ -50,6 +50,11 @@ def wait_for(what: str, holds: Callable[[], Any], timeout: float = 60.0, pause: 
     return result
 
 
+def apt_install(package: str) -> None:
+    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", package]):
+        subprocess.run([*command, "-qq"], check=True, stdout=subprocess.DEVNULL)
+
+
 class Postgres:
     """A server with one empty database ``airflow``."""
 
@@ -71,8 +76,7 @@ class Postgres:
         # It refuses to run as root.
         self._user = "postgres" if getpass.getuser() == "root" else None
         if shutil.which("initdb", path=self._path) is None and self._user:
-            for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "postgresql"]):
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            apt_install("postgresql")
         if shutil.which("initdb", path=self._path) is None:
             pytest.exit("PostgreSQL's server is needed: apt-get install postgresql")
         self.folder.mkdir()
@@ -156,7 +160,8 @@ class Deployment:
                     *"--role Admin --email admin@example.com".split(),
                 )
                 self._session.auth = ("admin", "admin")
-            self._start("webserver" if IS_2 else "api-server", "--port", str(self.port))
+            server = ["webserver", "--hostname"] if IS_2 else ["api-server", "--host"]
+            self._start(*server, "127.0.0.1", "--port", str(self.port))
             self._start("scheduler")
             if not IS_2:
                 self._start("dag-processor")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 
 from tests.live.dags.ends import MODES
 from tests.live.dags.modes import WAITS
-from tests.live.deployment import AIRFLOW, IS_2, Deployment, wait_for
+from tests.live.deployment import AIRFLOW, IS_2, Deployment, apt_install, wait_for
 from tests.server.gateway import Gateway
 from tests.server.standin import StandIn, batch_body
 
@@ -231,8 +234,56 @@ def test_what_a_person_does_to_a_waiting_task_cancels_nothing_and_hangs_nothing(
     assert not re.findall(r"Traceback|Unclosed|\[error ", said)
 
 
+@pytest.fixture
+def page() -> Iterator[Any]:
+    """A page of Debian's Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the form is for Airflow 3's browser pages")
+    if shutil.which("chromium") is None:
+        apt_install("chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 1100, "height": 1180})
+        browser.close()
+
+
+@pytest.mark.skipif(IS_2, reason="its form is another")
+def test_a_connection_typed_into_the_form_is_tested_and_used(airflow: Deployment, standin: StandIn, page: Any) -> None:
+    pictures = Path(os.environ.get("PICTURES", airflow.home))
+    page.goto(f"{airflow.url}/connections")
+    page.get_by_role("button", name="Add Connection").click()
+    page.locator("input[name=connection_id]").fill("portkey_typed")
+    page.get_by_role("combobox").first.fill("portkey")
+    page.get_by_role("option", name="portkey").first.click()
+    page.locator("input[name=host]").fill("https://api.portkey.ai/v1")
+    page.locator("input[name=port]").fill("443")
+    page.locator("input[name=password]").fill(standin.api_key)
+    page.get_by_role("button", name="Extra Fields", exact=True).click()
+    page.locator("[name=element_virtual_key]").fill(standin.virtual_key)
+    page.wait_for_timeout(1000)  # it unfolds
+    page.screenshot(path=pictures / "connection-form.png")
+    page.get_by_role("button", name="Standard Fields").click()
+    page.locator("input[name=host]").fill("http://127.0.0.1")
+    page.locator("input[name=port]").fill(str(standin.port))
+    page.get_by_role("button", name="Save").click()
+
+    page.get_by_role("row", name="portkey_typed").get_by_role("button", name="Test Connection").click()
+    page.get_by_text("Test Connection Succeeded").or_(page.get_by_text("Test Connection Failed")).wait_for()
+    told = page.locator("body").inner_text()
+    assert f"{standin.base_url} accepts the key and the provider, and lists batches." in told, told[-500:]
+
+    standin.script("batch_typed", "in_progress")
+    run = airflow.trigger("modes", batch_id="batch_typed", conn_id="portkey_typed")
+    run.wait_until("deferred", ["deferred"], 120)
+    wait_for("a look of the trigger", lambda: "is in_progress" in run.log("deferred"), 30)
+    page.goto(f"{airflow.url}/{run.path.replace('dagRuns', 'runs')}/tasks/deferred")
+    page.get_by_text("Deferring for up to").first.wait_for()
+    page.screenshot(path=pictures / "waiting-task.png")
+    standin.script("batch_typed", "completed")
+    assert set(run.wait(180).values()) == {"success"}
+
+
 def test_no_secret_is_in_database_logs_or_answers(airflow: Deployment, standin: StandIn) -> None:
-    secrets = [standin.provider_key, NEW_KEY]
+    secrets = [standin.provider_key, standin.api_key, NEW_KEY]
     assert airflow.answers
 
     assert not [s for s in secrets if s in airflow.postgres.dump()]
@@ -242,7 +293,7 @@ def test_no_secret_is_in_database_logs_or_answers(airflow: Deployment, standin: 
 
 
 def test_it_is_the_wheel_that_ran(airflow: Deployment) -> None:
-    import airflow_provider_portkey
-
+    installed = distribution("airflow-provider-portkey")
     versions = {p["package_name"]: p["version"] for p in airflow.get("providers", limit=100)["providers"]}
-    assert versions["airflow-provider-portkey"] == airflow_provider_portkey.__version__
+    assert versions["airflow-provider-portkey"] == installed.version
+    assert json.loads(installed.read_text("direct_url.json") or "{}")["url"].endswith(".whl")

@@ -30,7 +30,12 @@ def modes():
 
     for name, (operator, kwargs) in WAITS.items():
         kwargs = {"poke_interval": 1, "timeout": 600} | kwargs
-        wait = operator(task_id=name, batch_id="{{ dag_run.conf['batch_id'] }}", **kwargs)
+        wait = operator(
+            task_id=name,
+            batch_id="{{ dag_run.conf['batch_id'] }}",
+            portkey_conn_id="{{ dag_run.conf.get('conn_id', 'portkey_default') }}",
+            **kwargs,
+        )
         use.override(task_id=f"use_{name}")(wait.output)
 
 
