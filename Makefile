@@ -38,9 +38,8 @@ live: $(READY)
 	    $(PYTHON) -m venv $$venv; \
 	    $$venv/bin/python -m pip install -q --disable-pip-version-check 'pip>=25.1'; \
 	    $$venv/bin/python -m pip install -q -c .ci/constraints/airflow-$$airflow.txt \
-	        "apache-airflow~=$$airflow.0" --force-reinstall --no-deps dist/*.whl; \
-	    $$venv/bin/python -m pip install -q -c .ci/constraints/airflow-$$airflow.txt \
 	        "apache-airflow~=$$airflow.0" dist/*.whl --group live; \
+	    $$venv/bin/python -m pip install -q --force-reinstall --no-deps dist/*.whl; \
 	    $$venv/bin/python -m pytest -v tests/live/scenarios.py $(ARGS); \
 	done
 

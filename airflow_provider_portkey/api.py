@@ -235,7 +235,7 @@ def too_large(request: Request) -> PortkeyTransientError:
     )
 
 
-def held_back(by: PortkeyTransientError | None, request: Request, left: float) -> PortkeyTransientError:
+def held_back(by: PortkeyTransientError, request: Request, left: float) -> PortkeyTransientError:
     """
     Return the error for a call that was not sent, since an answer to another one asked to wait.
 
@@ -245,8 +245,8 @@ def held_back(by: PortkeyTransientError | None, request: Request, left: float) -
     return PortkeyTransientError(
         f"No request was sent for {request.subject}: another one of this connection was told to wait, for {left:.0f} "
         f"more seconds. {by}",
-        status_code=by.status_code if by else None,
-        origin=by.origin if by else "gateway",
+        status_code=by.status_code,
+        origin=by.origin,
         retry_after=left,
     )
 

@@ -468,7 +468,7 @@ def _prepare(settings: api.Settings) -> tuple[dict[str, Any], ssl.SSLContext | b
             # A tunnel for https has headers of its own; a plain request carries the proxy's among its own.
             kind = "proxy_headers" if settings.base_url.startswith("https:") else "headers"
             options[kind] = {**dict(options.get(kind, ())), "proxy-authorization": f"Basic {credentials}"}
-    return options, settings.verify is not False and _trust(_ca_file(settings))
+    return options, settings.verify is not False and _trust(settings)
 
 
 def _open(settings: api.Settings, ssl_context: ssl.SSLContext | bool) -> aiohttp.ClientSession:
@@ -485,9 +485,8 @@ def _open(settings: api.Settings, ssl_context: ssl.SSLContext | bool) -> aiohttp
 async def _aget(shared: _Shared, request: api.Request, batch_id: str, within: float | None) -> Batch:
     has_turn = await shared.take_turn(within)
     try:
-        left = shared.held_until - time.monotonic()
         # When its time is up, the last look of a wait is not for others to forbid: it may find the end.
-        if left > 0 and has_turn:
+        if has_turn and shared.held_by and (left := shared.held_until - time.monotonic()) > 0:
             raise api.held_back(shared.held_by, request, left)
         response = await _asend(shared, request)
     finally:
@@ -522,14 +521,6 @@ async def _asend(shared: _Shared, request: api.Request) -> api.Response:
     raise failure  # As in `_read_connection`.
 
 
-def _trust(path: str) -> ssl.SSLContext:
-    import ssl
-
-    if Path(path).is_dir():
-        return ssl.create_default_context(capath=path)
-    return ssl.create_default_context(cafile=path)
-
-
 def _ca_path(settings: api.Settings) -> tuple[str, str]:
     """Return who names the file or folder of CA certificates, and what: the connection, the environment or certifi."""
     from requests.utils import DEFAULT_CA_BUNDLE_PATH
@@ -549,17 +540,26 @@ def _changed_at(path: str) -> float:
         return 0.0
 
 
+def _trust(settings: api.Settings) -> ssl.SSLContext:
+    import ssl
+
+    name, path = _ca_path(settings)
+    try:
+        if Path(path).is_dir():
+            return ssl.create_default_context(capath=path)
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl's own among them
+        raise PortkeyInputError(
+            f"Connection {settings.conn_id!r}: {name} names {path!r}, and there is no such file or folder of "
+            f"CA certificates here ({error})."
+        ) from None
+
+
 def _ca_file(settings: api.Settings) -> str:
-    """Return the file or folder of CA certificates, once it was read."""
+    """Return the file or folder of CA certificates; one that was named is read first, to see that it can be."""
     name, path = _ca_path(settings)
     if name != "certifi":
-        try:
-            _trust(path)
-        except OSError as error:  # ssl's own among them
-            raise PortkeyInputError(
-                f"Connection {settings.conn_id!r}: {name} names {path!r}, and there is no such file or folder of "
-                f"CA certificates here ({error})."
-            ) from None
+        _trust(settings)
     return path
 
 

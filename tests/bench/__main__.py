@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import ssl
 import statistics
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def run(name: str, waits: int, certificates: Path | None, home: str) -> dict[str
             except subprocess.CalledProcessError as error:
                 sys.exit(f"{name}: {error.stderr[-2000:]}")
             figures = json.loads(done.stdout.splitlines()[-1])
-            context = trust(certificates) if certificates else None
+            context = ssl.create_default_context(cafile=certificates / "ca.pem") if certificates else None
             with urllib.request.urlopen(f"{url}/figures", timeout=30, context=context) as answer:  # noqa: S310
                 figures |= json.load(answer)
         finally:
@@ -82,13 +83,6 @@ def run(name: str, waits: int, certificates: Path | None, home: str) -> dict[str
     if figures["bad"] or (figures["ended"] == waits and figures["requests"] < waits * POLLS):
         sys.exit(f"{name} did not do its work: {figures}")
     return {"name": name, "waits": waits, **figures}
-
-
-def trust(certificates: Path) -> Any:
-    """Return what checks our server's certificate."""
-    import ssl
-
-    return ssl.create_default_context(cafile=certificates / "ca.pem")
 
 
 def import_time(module: str, home: str) -> float:

@@ -43,12 +43,12 @@ class Server:
     def __init__(self, latency: float) -> None:
         self.latency = latency
         self.asked: Counter[str] = Counter()
-        self.connections = self.open = self.at_once = 0
+        self.connections = 0
 
     def answer(self, path: str) -> bytes:
         """Return the whole answer to ``GET path``."""
         if path == "/figures":
-            figures = {"requests": self.asked.total(), "connections": self.connections, "at_once": self.at_once}
+            figures = {"requests": self.asked.total(), "connections": self.connections}
             body = json.dumps(figures).encode()
         else:
             batch_id = path.rpartition("/")[2]
@@ -67,9 +67,6 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
         self._counts = False
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._server.open -= self._counts
-
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         if not self._buffer.endswith(b"\r\n\r\n"):
@@ -83,8 +80,6 @@ class _Connection(asyncio.Protocol):
         if not self._counts:
             self._counts = True
             self._server.connections += 1
-            self._server.open += 1
-            self._server.at_once = max(self._server.at_once, self._server.open)
         asyncio.get_running_loop().call_later(self._server.latency, self._transport.write, answer)
 
 

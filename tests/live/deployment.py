@@ -29,7 +29,6 @@ import requests
 AIRFLOW = version("apache-airflow")
 IS_2 = AIRFLOW.startswith("2.")
 DAGS = Path(__file__).with_name("dags")
-DONE = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 FERNET_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
@@ -299,10 +298,7 @@ class DagRun:
         def over() -> bool:
             return bool(self._deployment.get(self.path)["state"] in ("success", "failed"))
 
-        try:
-            wait_for(f"the end of {self.dag_id}", over, timeout)
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}; {self.states()}") from None
+        self._wait_for("the end", over, timeout)
         return self.states()
 
     def wait_until(self, state: str, tasks: Iterable[str], timeout: float = 120.0) -> None:
@@ -310,10 +306,14 @@ class DagRun:
         wanted = set(tasks)
 
         def there() -> bool:
-            return {self.states().get(name) for name in wanted} == {state}
+            states = self.states()
+            return {states.get(name) for name in wanted} == {state}
 
+        self._wait_for(state, there, timeout)
+
+    def _wait_for(self, what: str, holds: Callable[[], bool], timeout: float) -> None:
         try:
-            wait_for(f"{self.dag_id}: {state}", there, timeout)
+            wait_for(f"{self.dag_id}: {what}", holds, timeout)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; {self.states()}") from None
 
