@@ -279,7 +279,7 @@ class TestCredentials:
         assert (hosted.status_code, hosted.json()) == (404, portkeyed(message))
         assert (upstream.status_code, upstream.json()) == (404, openai_error(message))
 
-    @pytest.mark.parametrize("path", ["/batches/batch_1", "/v1/batches/batch_1/x", "/v1/files/f"])
+    @pytest.mark.parametrize("path", ["/batches/batch_1", "/v1/batches/batch_1/x", "/v1/files"])
     def test_an_unknown_route_is_portkeys_404(self, standin: StandIn, path: str) -> None:
         standin.script("batch_1", "completed")
         response = get(f"{standin.url}{path}", HOSTED)

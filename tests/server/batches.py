@@ -1,0 +1,299 @@
+"""Batches and files as the API shows them, and how a batch runs that a client created: data, without a socket."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+#: Moments in a scripted batch's body are fixed, so that bodies can be compared.
+CREATED_AT = 1_760_000_000
+
+# The providers' own words are among these, since Portkey hands them on.
+_COMPLETED = {"completed", "complete", "ended", "partially_completed"}
+_CUT_SHORT = {"expired", "cancelled", "stopped"}
+_NEVER_RAN = {"failed", "file_upload_failed", "batch_start_failed"}
+ENDED = _COMPLETED | _CUT_SHORT | _NEVER_RAN
+_SECONDS_UNTIL = {"in_progress": 60, "finalizing": 3_000, "cancelling": 3_000, "expired": 86_400}
+_DAY = 86_400
+#: What a batch repeats of the request that created it.
+ECHOED = ("endpoint", "input_file_id", "completion_window", "metadata")
+
+_PIECE = 262_144
+_TYPES = {bool: "a boolean", int: "an integer", float: "a decimal", list: "an array", dict: "an object"}
+
+#: Answers a line of the input file with what becomes its ``response`` in the output.
+Respond: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def batch_body(batch_id: str, status: str = "in_progress", **fields: object) -> dict[str, object]:
+    """A whole batch as documented, plausible for its status; ``fields`` replace or add single members."""
+    passed = [status]
+    counts = {"total": 100, "completed": 40, "failed": 1}
+    files: tuple[str | None, str | None] = (None, None)
+    errors = None
+    if status in _COMPLETED:
+        passed += ["in_progress", "finalizing"]
+        counts = {"total": 100, "completed": 98, "failed": 2}
+        files = (f"file-{batch_id}-output", f"file-{batch_id}-error")
+    elif status in _CUT_SHORT:
+        passed += ["in_progress"] if status == "expired" else ["in_progress", "cancelling"]
+        counts = {"total": 100, "completed": 60, "failed": 2}
+        files = (f"file-{batch_id}-output", f"file-{batch_id}-error")
+    elif status in _NEVER_RAN:
+        counts = {"total": 0, "completed": 0, "failed": 0}
+        error = {"code": "invalid_json_line", "message": "Line 1 is no JSON.", "param": None, "line": 1}
+        errors = {"object": "list", "data": [error]}
+    elif status == "validating":
+        counts = {"total": 0, "completed": 0, "failed": 0}
+    else:
+        passed += ["in_progress"]
+
+    def moment(name: str) -> int | None:
+        return CREATED_AT + _SECONDS_UNTIL.get(name, 3_600) if name in passed else None
+
+    return {
+        "id": batch_id,
+        "object": "batch",
+        "endpoint": "/v1/chat/completions",
+        "errors": errors,
+        "input_file_id": f"file-{batch_id}-input",
+        "completion_window": "24h",
+        "status": status,
+        "output_file_id": files[0],
+        "error_file_id": files[1],
+        "created_at": CREATED_AT,
+        "in_progress_at": moment("in_progress"),
+        "expires_at": CREATED_AT + _DAY,
+        "finalizing_at": moment("finalizing"),
+        "completed_at": moment("completed"),
+        "failed_at": moment("failed"),
+        "expired_at": moment("expired"),
+        "cancelling_at": moment("cancelling"),
+        "cancelled_at": moment("cancelled"),
+        "request_counts": counts,
+        "metadata": None,
+    } | fields
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A body of ``count`` lines that are made as they are sent: either one over and over, or ``line(n)``."""
+
+    line: bytes | Callable[[int], bytes]
+    count: int
+
+    @property
+    def size(self) -> int | None:
+        """Its bytes, where nothing need be made to know them."""
+        return len(_ended(self.line)) * self.count if isinstance(self.line, bytes) else None
+
+    def total(self) -> int:
+        """Its bytes, if need be by making them."""
+        return sum(map(len, self)) if self.size is None else self.size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """One line after another, each with its newline."""
+        for n in range(self.count):
+            yield _ended(self.line if isinstance(self.line, bytes) else self.line(n))
+
+    def pieces(self) -> Iterator[bytes]:
+        """Several lines at a time, as they are sent."""
+        if isinstance(self.line, bytes):
+            line = _ended(self.line)
+            at_once = max(1, _PIECE // len(line))
+            many = line * min(at_once, self.count)
+            for sent in range(0, self.count, at_once):
+                yield many[: (self.count - sent) * len(line)]
+            return
+        piece = bytearray()
+        for line in self:
+            piece += line
+            if len(piece) >= _PIECE:
+                yield bytes(piece)
+                piece.clear()
+        yield bytes(piece)
+
+
+def _ended(line: bytes) -> bytes:
+    return line if line.endswith(b"\n") else line + b"\n"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that arrived whole: ``bytes`` counts them, ``sha256`` is in hex."""
+
+    file_id: str
+    filename: str
+    purpose: str
+    bytes: int
+    sha256: str
+    created_at: int
+
+
+@dataclass(frozen=True)
+class Created:
+    """A batch that a client created: ``body`` is what it asked for, whole; ``at`` is monotonic."""
+
+    id: str
+    body: Mapping[str, Any]
+    at: float
+    created_at: int
+
+    @property
+    def members(self) -> dict[str, object]:
+        """What a batch tells of its creation for ever."""
+        return {"created_at": self.created_at} | {name: self.body.get(name) for name in ECHOED}
+
+
+def file_object(
+    file_id: str, size: int, filename: str, purpose: str, created_at: int = CREATED_AT
+) -> dict[str, object]:
+    """A file as OpenAI tells of it."""
+    return {
+        "id": file_id,
+        "object": "file",
+        "bytes": size,
+        "created_at": created_at,
+        "filename": filename,
+        "purpose": purpose,
+        "status": "processed",
+    }
+
+
+def flaw(body: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Why a batch can't be created, in OpenAI's words, as message, param and code; whether its file exists aside."""
+    for name in ("input_file_id", "endpoint", "completion_window"):
+        if not body.get(name):
+            return f"Missing required parameter: '{name}'.", name, "missing_required_parameter"
+    metadata = body.get("metadata")
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict):
+        message = f"Invalid type for 'metadata': expected an object, but got {_type(metadata)} instead."
+        return message, "metadata", "invalid_type"
+    if (count := len(metadata)) > 16:
+        message = "Invalid 'metadata': too many properties. Expected an object with at most 16 properties, "
+        return f"{message}but got an object with {count} properties instead.", "metadata", "object_above_max_properties"
+    for key, value in metadata.items():
+        where = f"metadata.{key}"
+        if not isinstance(value, str):
+            message = f"Invalid type for '{where}': expected a string, but got {_type(value)} instead."
+            return message, where, "invalid_type"
+        for text, limit, what in ((key, 64, "metadata"), (value, 512, where)):
+            if len(text) > limit:
+                message = f"Invalid '{what}': string too long. Expected a string with maximum length {limit}, "
+                message += f"but got a string with length {len(text)} instead."
+                return message, what, "string_above_max_length"
+    return None
+
+
+def _type(value: object) -> str:
+    return "null" if value is None else _TYPES.get(type(value), "a string")
+
+
+def completion(line: dict[str, Any]) -> dict[str, Any]:
+    """A small chat completion that tells which request it answers."""
+    custom_id = line["custom_id"]
+    message = {"role": "assistant", "content": f"Answer to {custom_id}"}
+    body = {
+        "id": f"chatcmpl-{custom_id}",
+        "object": "chat.completion",
+        "created": CREATED_AT,
+        "model": line.get("body", {}).get("model", "gpt-4o-mini"),
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
+    }
+    return {"status_code": 200, "request_id": f"req_{custom_id}", "body": body}
+
+
+class Run:
+    """How a created batch goes, by the time since its creation.
+
+    Its input is read when it ends and not before; a client that never looks costs nothing.
+    """
+
+    def __init__(
+        self,
+        created: Created,
+        steps: Sequence[tuple[float, str]],
+        requests: Callable[[], Iterable[bytes]],
+        respond: Callable[[], Respond],
+        keep: Callable[[str, bytes], None],
+    ) -> None:
+        self._created = created
+        self._steps = list(steps)
+        self._requests = requests
+        self._respond = respond
+        self._keep = keep
+        self._end: dict[str, object] | None = None
+
+    def cancel(self, takes: float) -> None:
+        """Let go of the steps to come: it is being cancelled from now on, and is so after that many seconds."""
+        now = time.monotonic() - self._created.at
+        self._steps = [*self._passed(), (now, "cancelling"), (now + takes, "cancelled")]
+
+    def body(self) -> dict[str, object]:
+        """The batch as it stands."""
+        passed = self._passed()
+        status = passed[-1][1]
+        body = batch_body(self._created.id, status)
+        body |= {name: None for name in body if name.endswith("_at")} | self._created.members
+        began = self._created.created_at
+        body |= {f"{name}_at": began + int(at) for at, name in passed if f"{name}_at" in body}
+        body["expires_at"] = began + _DAY
+        if status in _COMPLETED | _CUT_SHORT:
+            if self._end is None:
+                self._end = self._finish(half=status in _CUT_SHORT)
+            body |= self._end
+        elif status not in _NEVER_RAN and status != "validating":
+            total = sum(1 for _ in self._lines())
+            body["request_counts"] = {"total": total, "completed": 0, "failed": 0}
+        return body
+
+    def _passed(self) -> list[tuple[float, str]]:
+        now = time.monotonic() - self._created.at
+        return [step for step in self._steps if step[0] <= now] or self._steps[:1]
+
+    def _lines(self) -> Iterator[bytes]:
+        return (line for line in self._requests() if line.strip())
+
+    def _finish(self, *, half: bool) -> dict[str, object]:
+        """Answer the lines, of an odd number the middle one too if only half of them are."""
+        lines, respond = list(self._lines()), self._respond()
+        good: list[bytes] = []
+        bad: list[bytes] = []
+        for n, line in enumerate(lines[: (len(lines) + 1) // 2] if half else lines):
+            try:
+                request = json.loads(line)
+                custom_id = request["custom_id"]
+            except (ValueError, KeyError, TypeError):
+                return self._refuse(n + 1)
+            response = respond(request)
+            answer = {"id": f"batch_req_{n}", "custom_id": custom_id, "response": response, "error": None}
+            (bad if response["status_code"] >= 400 else good).append(json.dumps(answer).encode() + b"\n")
+        end: dict[str, object] = {
+            "request_counts": {"total": len(lines), "completed": len(good), "failed": len(bad)},
+            "output_file_id": None,
+            "error_file_id": None,
+        }
+        for kind, answers in (("output", good), ("error", bad)):
+            if answers:
+                file_id = f"file-{self._created.id}-{kind}"
+                self._keep(file_id, b"".join(answers))
+                end[f"{kind}_file_id"] = file_id
+        return end
+
+    def _refuse(self, line: int) -> dict[str, object]:
+        """Fail, as for a line that is no request."""
+        error = {
+            "code": "invalid_json_line",
+            "message": "This line is not parseable as valid JSON.",
+            "param": None,
+            "line": line,
+        }
+        body = batch_body(self._created.id, "failed", errors={"object": "list", "data": [error]})
+        names = ("status", "errors", "request_counts", "output_file_id", "error_file_id")
+        return {name: body[name] for name in names}
