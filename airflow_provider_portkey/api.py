@@ -14,18 +14,20 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow_provider_portkey import __version__
-from airflow_provider_portkey.batch import Batch, encode_id, is_same_id, shorten
+from airflow_provider_portkey.batch import Batch, BatchStatus, encode_id, is_same_id, shorten
 from airflow_provider_portkey.exceptions import (
     Origin,
     PortkeyApiError,
     PortkeyInputError,
+    PortkeyOutcomeUnknownError,
     PortkeyRefusedError,
     PortkeyTransientError,
 )
@@ -43,6 +45,12 @@ DEFAULT_MAX_CONNECTIONS = 100
 
 #: A batch is some kilobytes. A larger answer is refused before it fills a triggerer's memory.
 MAX_ANSWER_BYTES = 8 * 2**20
+
+#: How many batches are asked for at once.
+PAGE_SIZE = 100
+
+#: What a batch's metadata may hold: pairs, characters of a name, characters of a value.
+MAX_METADATA = (16, 64, 512)
 
 #: How often one call is sent before it counts as failed.
 ATTEMPTS = 3
@@ -147,10 +155,16 @@ class Settings:
 class Request:
     """One call, ready to be sent as it is: ``url`` is encoded already."""
 
-    method: Literal["GET"]
+    method: Literal["GET", "POST"]
     url: str
     #: What is asked for, in the words of an error message.
     subject: str
+    #: The argument whose id it is about, if it is about one.
+    argument: str | None = None
+    #: JSON to send, or nothing.
+    body: bytes | None = None
+    #: Whether to send it once more does no harm, whatever became of it the first time.
+    repeatable: bool = True
 
 
 @dataclass(frozen=True)
@@ -168,20 +182,138 @@ def retrieve_batch(settings: Settings, batch_id: str) -> Request:
 
     :raises PortkeyInputError: if ``batch_id`` can't be one
     """
-    try:
-        segment = encode_id(batch_id)
-    except ValueError as error:
-        raise PortkeyInputError(f"{error}. Nothing was sent.") from None
     return Request(
         "GET",
-        f"{settings.base_url}/batches/{segment}",
+        f"{settings.base_url}/batches/{_segment(batch_id, 'batch_id')}",
         f"retrieving batch {shorten(batch_id)!r} (connection {settings.conn_id!r})",
+        "batch_id",
     )
 
 
-def list_one_batch(settings: Settings) -> Request:
-    """Return the cheapest call that needs all that a connection gives: it lists at most one batch."""
-    return Request("GET", f"{settings.base_url}/batches?limit=1", f"listing batches (connection {settings.conn_id!r})")
+def cancel_batch(settings: Settings, batch_id: str) -> Request:
+    """
+    Return the call that cancels one batch.
+
+    :raises PortkeyInputError: if ``batch_id`` can't be one
+    """
+    return Request(
+        "POST",
+        f"{settings.base_url}/batches/{_segment(batch_id, 'batch_id')}/cancel",
+        f"cancelling batch {shorten(batch_id)!r} (connection {settings.conn_id!r})",
+        "batch_id",
+    )
+
+
+def create_batch(settings: Settings, **fields: Any) -> Request:
+    """Return the call that creates a batch, with the body of :func:`batch_body`. Sent twice it would be paid twice."""
+    return Request(
+        "POST",
+        f"{settings.base_url}/batches",
+        f"creating a batch of file {shorten(str(fields['input_file_id']))!r} (connection {settings.conn_id!r})",
+        body=batch_body(**fields),
+        repeatable=False,
+    )
+
+
+def batch_body(
+    *,
+    input_file_id: str,
+    endpoint: str,
+    completion_window: str,
+    metadata: Mapping[str, str] | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+) -> bytes:
+    """
+    Return the JSON that describes a batch to be created.
+
+    :raises PortkeyInputError: if anything can't be meant, all of it listed at once
+    """
+    wrong = _Wrongs()
+    if not isinstance(input_file_id, str) or input_file_id.strip() in ("", "None"):
+        wrong.append(f"input_file_id is {shorten(repr(input_file_id))}: did the task that uploads it push one?")
+    if not isinstance(endpoint, str) or not endpoint.startswith("/"):
+        wrong.append(f"endpoint must be a path such as /v1/chat/completions, got {shorten(repr(endpoint))}")
+    if not isinstance(completion_window, str) or not completion_window.strip():
+        wrong.append(f"completion_window must be a string such as 24h, got {shorten(repr(completion_window))}")
+    wrong.unless(_check_metadata, metadata)
+    fields: dict[str, Any] = {
+        "input_file_id": input_file_id,
+        "endpoint": endpoint,
+        "completion_window": completion_window,
+        "metadata": metadata,
+    }
+    extra = {} if extra_body is None else extra_body
+    body = ""
+    if not isinstance(extra, Mapping):
+        wrong.append(f"extra_body must be a dict, got {type(extra).__name__}")
+    elif taken := sorted(fields.keys() & extra.keys()):
+        wrong.append(f"extra_body has {', '.join(taken)}: such have parameters of their own")
+    else:
+        try:
+            body = json.dumps({n: v for n, v in {**fields, **extra}.items() if v is not None}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            wrong.append(f"extra_body can't be sent as JSON: {error}")
+    if wrong:
+        raise PortkeyInputError(f"No batch can be created like this, and nothing was sent:\n{wrong.lines}")
+    return body.encode()
+
+
+def list_batches(settings: Settings, after: str | None = None, limit: int = PAGE_SIZE) -> Request:
+    """Return the call that lists batches, newest first: those behind the one whose id is ``after``."""
+    url = f"{settings.base_url}/batches?limit={limit}"
+    return Request(
+        "GET",
+        url if after is None else f"{url}&after={quote(after, safe='')}",
+        f"listing batches (connection {settings.conn_id!r})",
+    )
+
+
+def upload_file(settings: Settings, filename: str) -> Request:
+    """Return the call that uploads a file, which whoever sends it adds. A second copy costs nothing."""
+    return Request(
+        "POST",
+        f"{settings.base_url}/files",
+        f"uploading file {shorten(filename)!r} (connection {settings.conn_id!r})",
+    )
+
+
+def retrieve_file_content(settings: Settings, file_id: str) -> Request:
+    """
+    Return the call that downloads a file.
+
+    :raises PortkeyInputError: if ``file_id`` can't be one
+    """
+    return Request(
+        "GET",
+        f"{settings.base_url}/files/{_segment(file_id, 'file_id')}/content",
+        f"downloading file {shorten(file_id)!r} (connection {settings.conn_id!r})",
+        "file_id",
+    )
+
+
+def _segment(given: str, name: str) -> str:
+    try:
+        return encode_id(given, name)
+    except ValueError as error:
+        raise PortkeyInputError(f"{error}. Nothing was sent.") from None
+
+
+def _check_metadata(metadata: Any) -> None:
+    pairs, name_length, value_length = MAX_METADATA
+    if metadata is None:
+        return
+    if not isinstance(metadata, Mapping) or len(metadata) > pairs:
+        raise ValueError(f"metadata must be a dict of at most {pairs} pairs, got {shorten(repr(metadata))}")
+    wrong = [
+        f"metadata: {shorten(repr(name))} and its value must be strings of at most {name_length} and {value_length} "
+        "characters"
+        for name, value in metadata.items()
+        if not (isinstance(name, str) and isinstance(value, str))
+        or not 0 < len(name) <= name_length
+        or len(value) > value_length
+    ]
+    if wrong:
+        raise ValueError(*wrong)
 
 
 def read_answer(response: Response, request: Request, settings: Settings, read: Callable[[Any], T]) -> T:
@@ -192,9 +324,9 @@ def read_answer(response: Response, request: Request, settings: Settings, read: 
     :raises PortkeyRefusedError: if the call was refused and will be again
     :raises PortkeyTransientError: if the same call may succeed later
     """
-    answer = _decode(response.body)
     if not 200 <= response.status < 300:
-        raise _failure(response, answer, request, settings)
+        raise failure(response, request, settings)
+    answer = _decode(response.body)
     try:
         return read(answer)
     except ValueError as error:
@@ -216,22 +348,74 @@ def read_batch(response: Response, request: Request, settings: Settings, batch_i
             f"{shorten(hide(batch.id, settings))!r}",
             status_code=response.status,
         )
+    return _hidden(batch, settings)
+
+
+def read_created(response: Response, request: Request, settings: Settings) -> Batch:
+    """Read the answer to :func:`create_batch`, of which some providers give the id alone."""
+
+    def read(answer: Any) -> Batch:
+        if isinstance(answer, Mapping) and answer.get("status") is None:
+            answer = {**answer, "status": BatchStatus.VALIDATING}
+        return _batch(answer)
+
+    return _hidden(read_answer(response, request, settings, read), settings)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some batches of a list, and the id behind which the next ones are, if there are any."""
+
+    batches: tuple[Batch, ...]
+    after: str | None
+
+
+def read_page(response: Response, request: Request, settings: Settings) -> Page:
+    """Read the answer to :func:`list_batches`. An entry that is no batch is left out."""
+
+    def read(answer: Any) -> Page:
+        entries = answer.get("data") if isinstance(answer, Mapping) else None
+        if not isinstance(entries, list):
+            raise ValueError("expected a JSON object with a list named 'data'")
+        batches = []
+        for entry in entries:
+            with suppress(ValueError):
+                batches.append(_hidden(_batch(entry), settings))
+        after = answer.get("last_id") or (batches[-1].id if batches else None)
+        more = answer.get("has_more") is True and isinstance(after, str)
+        return Page(tuple(batches), after if more else None)
+
+    return read_answer(response, request, settings, read)
+
+
+def read_file_id(response: Response, request: Request, settings: Settings) -> str:
+    """Read the answer to :func:`upload_file`."""
+
+    def read(answer: Any) -> str:
+        file_id = answer.get("id") if isinstance(answer, Mapping) else None
+        if not isinstance(file_id, str) or not file_id.strip():
+            raise ValueError("expected a JSON object with an 'id'")
+        return file_id.strip()
+
+    return read_answer(response, request, settings, read)
+
+
+def read_nothing(response: Response, request: Request, settings: Settings) -> None:
+    """Read the answer to :func:`cancel_batch`: providers say different things, or nothing, if they accept it."""
+    read_answer(response, request, settings, lambda answer: None)
+
+
+def _hidden(batch: Batch, settings: Settings) -> Batch:
     # Not in the rest of it: an id may look like a virtual key, and must stay as it is.
     errors = tuple(error.map(lambda text: hide(text, settings)) for error in batch.errors)
     return replace(batch, errors=errors) if errors else batch
-
-
-def read_list(answer: Any) -> None:
-    """Make sure that an answer is a list of batches, for :func:`read_answer`."""
-    if not isinstance(answer, Mapping) or not isinstance(answer.get("data"), list):
-        raise ValueError("expected a JSON object with a list named 'data'")
 
 
 def too_large(request: Request) -> PortkeyTransientError:
     """Return the error for an answer of more than :data:`MAX_ANSWER_BYTES`."""
     return PortkeyTransientError(
         f"The answer to {request.subject} at {request.url} has more than {MAX_ANSWER_BYTES // 2**20} MiB: that is "
-        "no batch. Is something else answering at that address?"
+        "no answer of Portkey's. Is something else answering at that address?"
     )
 
 
@@ -251,14 +435,34 @@ def held_back(by: PortkeyTransientError, request: Request, left: float) -> Portk
     )
 
 
-def no_answer(error: BaseException, request: Request, settings: Settings) -> PortkeyTransientError:
-    """Return the error for a call that brought no answer, from whatever the HTTP library raised."""
+def no_answer(
+    error: BaseException, request: Request, settings: Settings, *, was_sent: bool = True
+) -> PortkeyTransientError:
+    """
+    Return the error for a call that brought no answer, from whatever the HTTP library raised.
+
+    :param was_sent: whether any of it may have arrived
+    """
     root = _root(error)
     return PortkeyTransientError(
         f"No answer to {request.subject} at {request.url}: "
         f"{type(root).__name__}: {shorten(hide(str(root) or 'no details', settings), 300).rstrip('.')}. "
         f"{_network_advice(root, settings)}",
         origin="network",
+        was_sent=was_sent,
+    )
+
+
+def judge_failure(error: PortkeyTransientError, request: Request) -> PortkeyApiError:
+    """Return the error that ``error`` is for ``request``: of one that must not be repeated, more has to be known."""
+    # Who limits the rate has not begun.
+    if request.repeatable or not error.was_sent or error.status_code == 429:
+        return error
+    return PortkeyOutcomeUnknownError(
+        f"{error} Whether it took effect all the same is not known.",
+        status_code=error.status_code,
+        origin=error.origin,
+        retry_after=error.retry_after,
     )
 
 
@@ -337,11 +541,13 @@ class _Wrongs(list[str]):
             self.extend(error.args)
             return None
 
+    @property
+    def lines(self) -> str:
+        return "\n".join(f"  - {wrong}" for wrong in self)
+
     def of(self, conn_id: str) -> PortkeyInputError:
         """Return the error that lists them."""
-        return PortkeyInputError(
-            f"Connection {conn_id!r} can't be used for Portkey:\n" + "\n".join(f"  - {wrong}" for wrong in self)
-        )
+        return PortkeyInputError(f"Connection {conn_id!r} can't be used for Portkey:\n{self.lines}")
 
 
 def _extra(text: str | None) -> dict[str, Any]:
@@ -557,7 +763,9 @@ def _batch(answer: Any) -> Batch:
     return Batch.from_dict(answer)
 
 
-def _failure(response: Response, answer: Any, request: Request, settings: Settings) -> PortkeyApiError:
+def failure(response: Response, request: Request, settings: Settings) -> PortkeyApiError:
+    """Return the error that an answer to any call is whose status is no success."""
+    answer = _decode(response.body)
     status = response.status
     origin, who = _origin(response, answer, settings)
     said = _words(response, answer, settings).rstrip(".") or "without a word"
@@ -566,7 +774,7 @@ def _failure(response: Response, answer: Any, request: Request, settings: Settin
         target = shorten(hide(target, settings))
         said = f"a redirect to {target}, which is not followed, since it would carry the key there"
     text = f"{who} answered HTTP {status} to {request.subject} at {request.url}: {said}."
-    text = f"{text} {_advice(status, origin, settings)}".rstrip()
+    text = f"{text} {_advice(status, origin, request, settings)}".rstrip()
     kind = PortkeyTransientError if status in (408, 429) or status >= 500 else PortkeyRefusedError
     return kind(
         text,
@@ -610,7 +818,7 @@ def _message(answer: Any) -> str:
     return next((c for c in candidates if isinstance(c, str) and c.strip()), "")
 
 
-def _advice(status: int, origin: Origin, settings: Settings) -> str:
+def _advice(status: int, origin: Origin, request: Request, settings: Settings) -> str:
     if 300 <= status < 400:
         return "Set the connection's host to the address that answers itself."
     if origin == "provider" and status in (401, 403):
@@ -621,7 +829,11 @@ def _advice(status: int, origin: Origin, settings: Settings) -> str:
     sent = dict(settings.headers).keys()
     return {
         400: (
-            "The provider does not accept the request: check that batch_id is an id of its own."
+            (
+                f"The provider does not accept the request: check that {request.argument} is an id of its own."
+                if request.argument
+                else "The provider does not accept what was sent."
+            )
             if origin == "provider" or not sent & set(_ROUTE_HEADERS)
             else "Check virtual_key, provider or config in the connection's extra: Portkey does not know such a name."
         ),
@@ -635,7 +847,8 @@ def _advice(status: int, origin: Origin, settings: Settings) -> str:
             "of its own that the connection's host should name."
         ),
         404: (
-            "Check batch_id, and that the connection names the provider and workspace that the batch was created in."
+            f"Check {request.argument or 'the ids in it'}, and that the connection names the provider and workspace "
+            f"that the {'file' if request.argument == 'file_id' else 'batch'} was created in."
             if origin in ("portkey", "provider")
             else "Nothing answers to that path: check the connection's host, which must be the API's base URL."
         ),

@@ -227,31 +227,32 @@ class Batch:
         return f"Batch {self.id} is {self.status}{beside}: {self.request_counts}"
 
 
-def encode_id(batch_id: Any) -> str:
+def encode_id(given: Any, name: str = "batch_id") -> str:
     """
-    Return a batch's id as one path segment of a URL, percent-encoded exactly once.
+    Return the id of a batch or file as one path segment of a URL, percent-encoded exactly once.
 
-    Bedrock's ids come back encoded already, others plain; both forms address the same batch.
+    Bedrock's ids come back encoded already, others plain; both forms address the same thing.
 
-    :param batch_id: the id, plain or percent-encoded; white space around it is ignored
-    :raises ValueError: if it can't be the id of a batch; the message names it and says what to check
+    :param given: the id, plain or percent-encoded; white space around it is ignored
+    :param name: what it is, for messages
+    :raises ValueError: if it can't be an id; the message names it and says what to check
     """
-    if not isinstance(batch_id, str):
-        raise ValueError(f"batch_id must be a string, got {type(batch_id).__name__}")
-    shown = shorten(repr(batch_id))
+    if not isinstance(given, str):
+        raise ValueError(f"{name} must be a string, got {type(given).__name__}")
+    shown = shorten(repr(given))
     try:
-        plain = unquote(batch_id.strip(), errors="strict")
+        plain = unquote(given.strip(), errors="strict")
         segment = quote(plain, safe="")
     except UnicodeError:
-        raise ValueError(f"batch_id {shown} is not text in UTF-8") from None
+        raise ValueError(f"{name} {shown} is not text in UTF-8") from None
     if plain in ("", "None"):
-        raise ValueError(f"batch_id is {shown}: did the task that should have handed it over push one?")
+        raise ValueError(f"{name} is {shown}: did the task that should have handed it over push one?")
     if plain in (".", ".."):
-        raise ValueError(f"batch_id {shown} would address another URL")
+        raise ValueError(f"{name} {shown} would address another URL")
     if not plain.isprintable():
-        raise ValueError(f"batch_id {shown} holds control characters or line breaks")
+        raise ValueError(f"{name} {shown} holds control characters or line breaks")
     if len(segment) > _MAX_ID:
-        raise ValueError(f"batch_id {shown} has {len(batch_id)} characters: that is no id of a batch")
+        raise ValueError(f"{name} {shown} has {len(given)} characters: that is no id")
     return segment
 
 

@@ -7,7 +7,7 @@ could not end otherwise. The others may be retried by Airflow.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 
@@ -62,11 +62,27 @@ class PortkeyApiError(PortkeyError):
 
 
 class PortkeyTransientError(PortkeyApiError):
-    """The call may succeed later: no connection, a rate limit, a fault of the service, an unreadable answer."""
+    """
+    The call may succeed later: no connection, a rate limit, a fault of the service, an unreadable answer.
+
+    :param was_sent: whether any of it may have arrived; the others are those of :class:`PortkeyApiError`
+    """
+
+    def __init__(self, message: str, *, was_sent: bool = True, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.was_sent = was_sent
+
+
+class PortkeyOutcomeUnknownError(PortkeyApiError):
+    """A call that must not be sent twice failed, and may have taken effect all the same."""
 
 
 class PortkeyRefusedError(PortkeyApiError, AirflowFailException):
     """The call was refused and will be again until somebody changes the key, the connection or the id."""
+
+
+class PortkeyAttemptUnknownError(PortkeyError, AirflowFailException):
+    """An earlier attempt may have created a batch, and nothing tells; the task has ``on_unknown="fail"``."""
 
 
 class PortkeyBatchNotReadyError(PortkeyError):

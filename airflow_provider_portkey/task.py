@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -24,7 +25,7 @@ from airflow_provider_portkey.exceptions import (
 )
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.verdict import Outcome, Policy, judge
-from airflow_provider_portkey.wait import Progress
+from airflow_provider_portkey.wait import Progress, Schedule
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -37,7 +38,7 @@ else:
 # make one last call, since Airflow 2.11 would take its own deadline for a fault and retry.
 _DEFER_MARGIN = timedelta(minutes=15)
 
-_BAD_ENDS = {
+BAD_ENDS = {
     BatchStatus.FAILED: PortkeyBatchFailedError,
     BatchStatus.EXPIRED: PortkeyBatchExpiredError,
     BatchStatus.CANCELLED: PortkeyBatchCancelledError,
@@ -50,8 +51,12 @@ class BatchTask(_Base):
     batch_id: str
     portkey_conn_id: str
     timeout: float
+    poke_interval: float
+    deferrable: bool
     end_from_trigger: bool
     _policy: Policy
+    #: What ``execute_complete`` gets besides the event.
+    _resume_with: dict[str, Any] | None = None
 
     @cached_property
     def hook(self) -> PortkeyHook:
@@ -104,10 +109,27 @@ class BatchTask(_Base):
             return answer
         kind: type[PortkeyBatchEndedError] = PortkeyRequestsFailedError
         if verdict.outcome is Outcome.FAIL:
-            kind = _BAD_ENDS.get(batch.status, PortkeyBatchEndedError)
+            kind = BAD_ENDS.get(batch.status, PortkeyBatchEndedError)
         raise kind(verdict.reason, batch)
 
-    def _defer(self, context: Context, *, started_at: float, poke_interval: float, **pace: Any) -> NoReturn:
+    def _wait(self, context: Context, **to_trigger: Any) -> dict[str, Any]:
+        """
+        Wait here, or in the triggerer, until the batch has ended; return what the task returns.
+
+        :param to_trigger: further arguments of the trigger
+        """
+        started_at = time.time()
+        schedule = Schedule(started_at=started_at, deadline=started_at + self.timeout, poke_interval=self.poke_interval)
+        while (answer := self._look(context)) is None:
+            if self.deferrable:
+                self._defer(context, started_at=started_at, poke_interval=self.poke_interval, **to_trigger)
+            delay = schedule.delay(random.random(), self._progress.retry_after)
+            if delay is None:
+                self._time_is_up()
+            time.sleep(delay)
+        return answer
+
+    def _defer(self, context: Context, *, started_at: float, poke_interval: float, **to_trigger: Any) -> NoReturn:
         """Hand the wait to the triggerer until ``timeout`` seconds after ``started_at``."""
         from airflow_provider_portkey.triggers.batch import PortkeyBatchTrigger
 
@@ -133,10 +155,11 @@ class BatchTask(_Base):
                 poke_interval=poke_interval,
                 started_at=started_at,
                 deadline=started_at + self.timeout,
-                **pace,
+                **to_trigger,
                 **ending,
             ),
             method_name="execute_complete",
+            kwargs=self._resume_with,
             timeout=timedelta(seconds=left) + _DEFER_MARGIN,
         )
 

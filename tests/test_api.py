@@ -276,7 +276,7 @@ class TestFailures:
 
     @pytest.mark.parametrize(("error", "advice"), NO_ANSWERS, ids=str)
     def test_no_answer_at_all(self, error: Exception, advice: str) -> None:
-        told = api.no_answer(error, api.list_one_batch(PLAIN), PLAIN)
+        told = api.no_answer(error, api.list_batches(PLAIN), PLAIN)
         assert (type(told), told.origin, told.status_code) == (Transient, "network", None)
         assert f"{type(error).__name__}: {str(error) or 'no details'}" in str(told)
         assert [words for words in (HOST, TLS, LIMITS) if words in str(told)] == [advice]
@@ -314,7 +314,7 @@ class TestFailures:
         odd = {"a name": {text: 1}, "data": {"data": {"message": text}}, "the text": text.encode(), "a list": [text]}
         body = odd.get(place, {place: text, "status": None})
         error = failure(status, body, {"location": text, "x-portkey-provider": text}, SECRET)
-        no_answer = api.no_answer(OSError(text), api.list_one_batch(SECRET), SECRET)
+        no_answer = api.no_answer(OSError(text), api.list_batches(SECRET), SECRET)
         pieces = {one[start : start + 8] for one in SECRETS for start in range(len(one) - 7)}
         assert [piece for piece in pieces if piece in f"{error} {error!r} {no_answer}"] == []
 
@@ -374,13 +374,14 @@ class TestRetrying:
 def test_requests_and_the_answer_of_a_list() -> None:
     settings = connect(VK, host="http://gw.example/ai")
     assert api.retrieve_batch(settings, " a/b%2Fc ").url == "http://gw.example/ai/v1/batches/a%2Fb%2Fc"
-    assert api.list_one_batch(settings).url == "http://gw.example/ai/v1/batches?limit=1"
+    assert api.list_batches(settings, limit=1).url == "http://gw.example/ai/v1/batches?limit=1"
     with pytest.raises(PortkeyInputError, match=r"'\.\.' would address another URL\. Nothing was sent"):
         api.retrieve_batch(settings, "..")
-    api.read_list({"data": []})
+    request = api.list_batches(settings, after="a/b&c")
+    assert request.url == "http://gw.example/ai/v1/batches?limit=100&after=a%2Fb%26c"
     for no_list in ("null", "[]", "{}", '{"data": {}}', '{"error": {}}'):
-        with pytest.raises(ValueError, match="a list named 'data'"):
-            api.read_list(json.loads(no_list))
+        with pytest.raises(Transient, match="a list named 'data'"):
+            api.read_page(api.Response(200, {}, no_list.encode()), request, settings)
 
 
 ERRORS = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, PortkeyError)]
@@ -391,6 +392,7 @@ def test_exceptions_survive_pickle_and_copy(kind: type[PortkeyError]) -> None:
     details: dict[str, Any] = {}
     if issubclass(kind, PortkeyApiError):
         details = {"status_code": 429, "origin": "provider", "retry_after": 7.0}
+        details |= {"was_sent": False} if kind is Transient else {}
     elif issubclass(kind, exceptions.PortkeyBatchEndedError):
         details = {"batch": Batch("b", BatchStatus.EXPIRED, metadata={"a": "b"})}
     error = kind("what happened", **details)

@@ -219,7 +219,7 @@ NO_IDS: dict[str, tuple[str, list[Any]]] = {
     "dots": ("would address another URL", [".", "..", " .. ", "%2e%2E", "%2E."]),
     "control characters": ("control characters or line breaks", ["a\nb", "a%0d%0ab", "a\0b"]),
     "no text": ("not text in UTF-8", ["%ff", "\ud800"]),
-    "too long": ("is no id of a batch", ["x" * 10_000, "日" * 999]),
+    "too long": ("characters: that is no id", ["x" * 10_000, "日" * 999]),
     "no string": ("must be a string, got", [None, 7, b"batch_1", ["batch_1"]]),
 }
 TWO_IDS = {

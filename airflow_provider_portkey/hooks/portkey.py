@@ -9,24 +9,35 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook, mask_secret
 
 from airflow_provider_portkey import api
+from airflow_provider_portkey.batch import shorten
 from airflow_provider_portkey.exceptions import (
     PortkeyConnectionNotFoundError,
     PortkeyError,
     PortkeyInputError,
+    PortkeyOutcomeUnknownError,
     PortkeyRefusedError,
     PortkeyTransientError,
 )
+from airflow_provider_portkey.files import Download, Meter, Tally, storage_path, written_whole
 from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE
 
 if TYPE_CHECKING:
@@ -37,6 +48,12 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
     from airflow_provider_portkey.batch import Batch
+    from airflow_provider_portkey.files import AnyPath
+
+T = TypeVar("T")
+_Make: TypeAlias = Callable[[api.Settings], api.Request]
+_Read: TypeAlias = Callable[[api.Response, api.Request, api.Settings], T]
+_Do: TypeAlias = "Callable[[requests.Session, api.Request, api.Settings], T]"
 
 # HTTP libraries and tenacity are imported where they are first used: parsing a DAG must not pay for them.
 
@@ -96,31 +113,161 @@ class PortkeyHook(BaseHook):
         :raises PortkeyRefusedError: if the call was refused and will be until somebody changes something
         :raises PortkeyTransientError: if the call failed, but may succeed later
         """
-        known = self._settings
-        settings = self._read_connection(instead=known) if known is None or self._reread else known
-        try:
-            return self._get_batch(settings, batch_id, retry_within)
-        except PortkeyTransientError:
-            self._reread = True
-            raise
-        except PortkeyRefusedError:
-            if settings is not known or (settings := self._read_connection()) == known:
-                raise
-        return self._get_batch(settings, batch_id, retry_within)
+        return self._call(
+            partial(api.retrieve_batch, batch_id=batch_id),
+            _sending(partial(api.read_batch, batch_id=batch_id)),
+            retry_within,
+        )
 
     async def aget_batch(self, batch_id: str, *, retry_within: float | None = None) -> Batch:
         """Retrieve a batch without blocking the event loop. See :meth:`get_batch`."""
-        settings = await self._alook_up(self._not_before, instead=self._settings)
+        return await self._acall(
+            partial(api.retrieve_batch, batch_id=batch_id), partial(api.read_batch, batch_id=batch_id), retry_within
+        )
+
+    def create_batch(
+        self,
+        input_file_id: str,
+        endpoint: str,
+        *,
+        completion_window: str = "24h",
+        metadata: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> Batch:
+        """
+        Create a batch. Sent again only where the first call surely had no effect, since each batch is paid for.
+
+        .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/create-batch
+
+        :param input_file_id: the file of requests, as :meth:`upload_file` returns it
+        :param endpoint: what each request asks, such as ``/v1/chat/completions``
+        :param completion_window: time in which the provider processes it, ``24h`` or what else it offers
+        :param metadata: up to 16 pairs of strings that the batch keeps, if its provider does
+        :param extra_body: further members of the request's body, such as ``model``, ``role_arn``, ``portkey_options``
+        :return: the batch as its provider describes it at once; some give the id alone
+        :raises PortkeyInputError: if the connection or an argument can't be used; nothing was sent
+        :raises PortkeyOutcomeUnknownError: if the call failed, and a batch may have been created all the same
+        :raises PortkeyRefusedError: if the call was refused and will be until somebody changes something
+        :raises PortkeyTransientError: if the call failed without effect, but may succeed later
+        """
+        make = partial(
+            api.create_batch,
+            input_file_id=input_file_id,
+            endpoint=endpoint,
+            completion_window=completion_window,
+            metadata=metadata,
+            extra_body=extra_body,
+        )
+        return self._call(make, _sending(api.read_created))
+
+    def list_batches(self) -> Iterator[Batch]:
+        """
+        Iterate over the batches of the connection's provider, newest first where it sorts them, page by page.
+
+        Some providers give no more than a first page. For what each page may raise see :meth:`get_batch`.
+
+        .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/list-batches
+        """
+        after = None
+        asked: set[str | None] = set()
+        while after not in asked:
+            asked.add(after)
+            page = self._call(partial(api.list_batches, after=after), _sending(api.read_page))
+            yield from page.batches
+            if page.after is None:
+                return
+            after = page.after
+
+    def cancel_batch(self, batch_id: str, *, retry_within: float | None = None) -> Batch:
+        """
+        Ask for a batch to be cancelled, and retrieve it. That it ended before is no error.
+
+        The provider may take minutes: until then the status is ``cancelling``, or still what it was.
+
+        .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/cancel-batch
+
+        :param batch_id: the batch's id, plain or percent-encoded
+        :param retry_within: seconds after which no further attempt is begun; default: no limit
+        :raises PortkeyRefusedError: if the call was refused, and the batch has not ended; for what else see
+            :meth:`get_batch`
+        """
+        refusal = None
         try:
-            return await self._aget_batch(settings, batch_id, retry_within)
-        except PortkeyTransientError:
-            self._not_before = time.monotonic()
-            raise
-        except PortkeyRefusedError:
-            known = settings
-            if (settings := await self._alook_up(time.monotonic())) == known:
-                raise
-        return await self._aget_batch(settings, batch_id, retry_within)
+            self._call(partial(api.cancel_batch, batch_id=batch_id), _sending(api.read_nothing), retry_within)
+        except PortkeyRefusedError as error:
+            refusal = error
+        batch = self.get_batch(batch_id, retry_within=retry_within)
+        if refusal and not batch.status.is_terminal:
+            raise refusal
+        return batch
+
+    async def acancel_batch(self, batch_id: str) -> None:
+        """Ask for a batch to be cancelled, without blocking the event loop. See :meth:`cancel_batch`."""
+        await self._acall(partial(api.cancel_batch, batch_id=batch_id), api.read_nothing)
+
+    def upload_file(self, path: AnyPath, *, purpose: str = "batch") -> str:
+        """
+        Upload a file, streamed from wherever :class:`~airflow.sdk.ObjectStoragePath` reaches.
+
+        .. seealso:: https://portkey.ai/docs/api-reference/inference-api/files/upload-file
+
+        :param path: a path or URL of Airflow's object storage, such as ``s3://aws_default@bucket/requests.jsonl``
+        :param purpose: what for, in Portkey's words
+        :return: the file's id
+        :raises OSError: if the file can't be read; for what else see :meth:`get_batch`
+        """
+        source = storage_path(path)
+
+        def send(session: requests.Session, request: api.Request, settings: api.Settings) -> str:
+            from requests_toolbelt import MultipartEncoder
+
+            with source.open("rb") as file:  # type: ignore[no-untyped-call]
+                size = source.stat().st_size
+                part = _Part(file, size, Meter(self.log, f"Uploading {source.name}", size))
+                form = MultipartEncoder({"purpose": purpose, "file": (source.name, part, "application/jsonl")})
+                response = _send(session, request, settings, form, {"Content-Type": form.content_type})
+            return api.read_file_id(response, request, settings)
+
+        return self._call(partial(api.upload_file, filename=source.name), send)
+
+    def download_file(self, file_id: str, path: AnyPath) -> Download:
+        """
+        Download a file to wherever :class:`~airflow.sdk.ObjectStoragePath` reaches, streamed.
+
+        Under its name it is there whole or, if this raises, not at all; what was there before stays until then.
+
+        .. seealso:: https://portkey.ai/docs/api-reference/inference-api/files/retrieve-file-content
+
+        :param file_id: the file's id, plain or percent-encoded
+        :param path: a path or URL of Airflow's object storage, such as ``s3://aws_default@bucket/output.jsonl``
+        :return: what it holds
+        :raises OSError: if the file can't be written; for what else see :meth:`get_batch`
+        """
+        target = storage_path(path)
+        return Download(file_id, str(target), self._receive_file(file_id, partial(written_whole, target)))
+
+    def tally_file(self, file_id: str) -> Tally:
+        """Read a file through and say what it holds, without keeping it. See :meth:`download_file`."""
+        return self._receive_file(file_id, nullcontext)
+
+    def _receive_file(self, file_id: str, opened: Callable[[], AbstractContextManager[IO[bytes] | None]]) -> Tally:
+        def receive(session: requests.Session, request: api.Request, settings: api.Settings) -> Tally:
+            tally = Tally()
+            with _opened(session, request, settings) as response:
+                if not response.ok:
+                    raise api.failure(_read(response, request, settings, time.monotonic()), request, settings)
+                total = None if response.headers.get("content-encoding") else response.headers.get("content-length")
+                meter = Meter(self.log, f"Downloading {shorten(file_id)}", int(total) if total else None)
+                with opened() as file:
+                    for chunk in _chunks(response, request, settings):
+                        if file is not None:
+                            file.write(chunk)
+                        tally.add(chunk)
+                        meter.add(len(chunk))
+            tally.end_line()
+            return tally
+
+        return self._call(partial(api.retrieve_file_content, file_id=file_id), receive)
 
     @property
     def base_url(self) -> str:
@@ -148,10 +295,9 @@ class PortkeyHook(BaseHook):
         """
         try:
             settings = self._read_connection()
-            request = api.list_one_batch(settings)
+            request = api.list_batches(settings, limit=1)
             with _session(settings) as session:
-                response = _send(session, request, settings)
-            api.read_answer(response, request, settings, api.read_list)
+                api.read_page(_send(session, request, settings), request, settings)
         except PortkeyError as error:
             return False, str(error)
         return True, f"{settings.base_url} accepts the key and the provider, and lists batches."
@@ -245,18 +391,49 @@ class PortkeyHook(BaseHook):
             mask_secret(secret)
         return replace(settings, trusted_since=_changed_at(_ca_path(settings)[1]))
 
-    def _get_batch(self, settings: api.Settings, batch_id: str, retry_within: float | None) -> Batch:
+    def _call(self, make: _Make, do: _Do[T], retry_within: float | None = None) -> T:
+        """Make a request of the connection's settings and send it; after a refusal with those it has by then."""
+        known = self._settings
+        settings = self._read_connection(instead=known) if known is None or self._reread else known
+        try:
+            return self._attempts(settings, make, do, retry_within)
+        except (PortkeyTransientError, PortkeyOutcomeUnknownError):
+            self._reread = True
+            raise
+        except PortkeyRefusedError:
+            if settings is not known or (settings := self._read_connection()) == known:
+                raise
+        return self._attempts(settings, make, do, retry_within)
+
+    def _attempts(self, settings: api.Settings, make: _Make, do: _Do[T], retry_within: float | None) -> T:
         from tenacity import Retrying
 
-        request = api.retrieve_batch(settings, batch_id)
+        request = make(settings)
         with _session(settings) as session:
             for attempt in Retrying(**self._retrying(retry_within)):
                 with attempt:
-                    return api.read_batch(_send(session, request, settings), request, settings, batch_id)
+                    try:
+                        return do(session, request, settings)
+                    except PortkeyTransientError as error:
+                        failure = api.judge_failure(error, request)
+                    raise failure
         raise AssertionError("unreachable: tenacity reraises")
 
-    async def _aget_batch(self, settings: api.Settings, batch_id: str, retry_within: float | None) -> Batch:
-        request = api.retrieve_batch(settings, batch_id)
+    async def _acall(self, make: _Make, read: _Read[T], retry_within: float | None = None) -> T:
+        settings = await self._alook_up(self._not_before, instead=self._settings)
+        try:
+            return await self._aattempts(settings, make, read, retry_within)
+        except PortkeyTransientError:
+            self._not_before = time.monotonic()
+            raise
+        except PortkeyRefusedError:
+            known = settings
+            if (settings := await self._alook_up(time.monotonic())) == known:
+                raise
+        return await self._aattempts(settings, make, read, retry_within)
+
+    async def _aattempts(self, settings: api.Settings, make: _Make, read: _Read[T], retry_within: float | None) -> T:
+        request = make(settings)
         if self._entered:
             await self._keep(settings)
         async with _shared(settings) as shared:
@@ -264,7 +441,7 @@ class PortkeyHook(BaseHook):
 
             async for attempt in AsyncRetrying(**self._retrying(retry_within)):
                 with attempt:
-                    return await _aget(shared, request, batch_id, retry_within)
+                    return await _asend_in_turn(shared, request, read, retry_within)
         raise AssertionError("unreachable: tenacity reraises")
 
     async def _keep(self, settings: api.Settings | None) -> None:
@@ -341,32 +518,114 @@ def _refuse_redirect(response: requests.Response, **kwargs: Any) -> None:
         raise requests.TooManyRedirects("Portkey answered with a redirect, which is not followed", response=response)
 
 
-def _send(session: requests.Session, request: api.Request, settings: api.Settings) -> api.Response:
-    import requests
-    import urllib3
+class _Part:
+    """A file of known size in a form that is sent, as ``requests_toolbelt`` wants it."""
 
-    deadline = time.monotonic() + settings.timeout
-    body = bytearray()
+    def __init__(self, file: IO[bytes], size: int, meter: Meter) -> None:
+        self._file = file
+        self._meter = meter
+        #: How many bytes are left.
+        self.len = size
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.len -= len(data)
+        self._meter.add(len(data))
+        return data
+
+
+@contextmanager
+def _opened(
+    session: requests.Session,
+    request: api.Request,
+    settings: api.Settings,
+    data: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> Iterator[requests.Response]:
+    """Send a request and give its answer, the body not read yet. ``data`` is a body to stream."""
+    import requests
+
+    if request.body is not None:
+        data, headers = request.body, {"Content-Type": "application/json"}
+    failure = None
     try:
-        with session.request(
+        response = session.request(
             request.method,
             request.url,
+            data=data,
+            headers=headers,
             stream=True,
             allow_redirects=False,
             timeout=(settings.connect_timeout, settings.timeout),
-        ) as response:
-            # read1 returns what is there: a body that trickles can't hold the call beyond its limit.
-            while chunk := response.raw.read1(2**16, decode_content=True):
-                body += chunk
-                if len(body) > api.MAX_ANSWER_BYTES:
-                    raise api.too_large(request)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the body was not complete after {settings.timeout:g} s")
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return api.Response(response.status_code, headers, bytes(body))
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        )
+    except (requests.RequestException, OSError) as error:
+        failure = api.no_answer(error, request, settings, was_sent=_was_sent(error))
+    if failure:
+        raise failure  # As in `_read_connection`.
+    with response:
+        yield response
+
+
+def _was_sent(error: Exception) -> bool:
+    """Whether any of a request that failed may have arrived."""
+    import ssl
+
+    import requests
+    import urllib3
+
+    if isinstance(error, (requests.ConnectTimeout, requests.exceptions.ProxyError)):
+        return False
+    reason = getattr(error.args[0], "reason", None) if error.args else None  # urllib3's MaxRetryError has it
+    refused = isinstance(reason, urllib3.exceptions.NewConnectionError)
+    distrusted = isinstance(reason, urllib3.exceptions.SSLError) and any(
+        isinstance(arg, ssl.SSLCertVerificationError) for arg in reason.args
+    )
+    return not refused and not distrusted
+
+
+def _chunks(response: requests.Response, request: api.Request, settings: api.Settings) -> Iterator[bytes]:
+    import urllib3
+
+    try:
+        # read1 returns what is there: a body that trickles can't hold the call beyond its limit.
+        while chunk := response.raw.read1(2**16, decode_content=True):
+            yield chunk
+        return
+    except (urllib3.exceptions.HTTPError, OSError) as error:
         failure = api.no_answer(error, request, settings)
-    raise failure  # As in `_read_connection`.
+    raise failure
+
+
+def _read(response: requests.Response, request: api.Request, settings: api.Settings, began: float) -> api.Response:
+    """Read the body of an answer of Portkey's API, which is small and has to be there in time."""
+    deadline = began + settings.timeout
+    body = bytearray()
+    for chunk in _chunks(response, request, settings):
+        body += chunk
+        if len(body) > api.MAX_ANSWER_BYTES:
+            raise api.too_large(request)
+        if time.monotonic() > deadline:
+            late = TimeoutError(f"the body was not complete after {settings.timeout:g} s")
+            raise api.no_answer(late, request, settings)
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return api.Response(response.status_code, headers, bytes(body))
+
+
+def _send(
+    session: requests.Session,
+    request: api.Request,
+    settings: api.Settings,
+    data: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> api.Response:
+    began = time.monotonic()
+    with _opened(session, request, settings, data, headers) as response:
+        # To stream a body may take longer than any answer.
+        return _read(response, request, settings, began if data is None else time.monotonic())
+
+
+def _sending(read: _Read[T]) -> _Do[T]:
+    return lambda session, request, settings: read(_send(session, request, settings), request, settings)
 
 
 class _Lookup:
@@ -482,7 +741,7 @@ def _open(settings: api.Settings, ssl_context: ssl.SSLContext | bool) -> aiohttp
     )
 
 
-async def _aget(shared: _Shared, request: api.Request, batch_id: str, within: float | None) -> Batch:
+async def _asend_in_turn(shared: _Shared, request: api.Request, read: _Read[T], within: float | None) -> T:
     has_turn = await shared.take_turn(within)
     try:
         # When its time is up, the last look of a wait is not for others to forbid: it may find the end.
@@ -493,7 +752,7 @@ async def _aget(shared: _Shared, request: api.Request, batch_id: str, within: fl
         if has_turn:
             shared.slots.release()
     try:
-        return api.read_batch(response, request, shared.settings, batch_id)
+        return read(response, request, shared.settings)
     except PortkeyTransientError as error:
         until = time.monotonic() + (error.retry_after or 0)
         # Of other statuses one batch alone may be the cause.

@@ -49,6 +49,8 @@ class PortkeyBatchTrigger(BaseTrigger):
     :param allowed_statuses: what that means, see :class:`~airflow_provider_portkey.verdict.Policy`
     :param fail_on_request_errors: the same
     :param do_xcom_push: whether a task that ends here has XComs
+    :param cancel_on_kill: cancel the batch when a person clears the task, or marks it. Airflow tells triggers of that
+        from 3.3 on, and 3.3.0 to 3.3.2 also when they move to another triggerer
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class PortkeyBatchTrigger(BaseTrigger):
         allowed_statuses: Sequence[str] = ("completed",),
         fail_on_request_errors: FailOnRequestErrors = "all",
         do_xcom_push: bool = True,
+        cancel_on_kill: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.batch_id = batch_id
@@ -77,12 +80,13 @@ class PortkeyBatchTrigger(BaseTrigger):
         self.allowed_statuses = list(allowed_statuses)
         self.fail_on_request_errors = fail_on_request_errors
         self.do_xcom_push = do_xcom_push
+        self.cancel_on_kill = cancel_on_kill
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow stores to make the same trigger anywhere."""
         names = (
             "batch_id portkey_conn_id poke_interval started_at deadline exponential_backoff max_wait "
-            "end_from_trigger allowed_statuses fail_on_request_errors do_xcom_push"
+            "end_from_trigger allowed_statuses fail_on_request_errors do_xcom_push cancel_on_kill"
         ).split()
         return f"{type(self).__module__}.{type(self).__qualname__}", {n: getattr(self, n) for n in names}
 
@@ -111,6 +115,12 @@ class PortkeyBatchTrigger(BaseTrigger):
             else:
                 end = {"event": "ended", "batch": seen.to_dict()}
         yield TriggerEvent({"batch_id": self.batch_id, **end})  # type: ignore[no-untyped-call]
+
+    async def on_kill(self) -> None:
+        """Cancel the batch, if asked to."""
+        if self.cancel_on_kill:
+            await PortkeyHook(self.portkey_conn_id).acancel_batch(self.batch_id)
+            self.log.info("Batch %s: asked for it to be cancelled, since its task was killed.", self.batch_id)
 
     async def _is_finished_with(self, batch: Batch) -> bool:
         """Do what the worker would after a good end; whether that was all, or the worker has to."""
