@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import socket
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -37,6 +39,7 @@ SLUG = {"x-portkey-provider": "@openai-standin"}
 CONFIG = {"x-portkey-config": "pc-anything"}
 PROVIDER_KEY = {"Authorization": "Bearer sk-standin-0123456789"}
 HOSTED = KEY | VIRTUAL_KEY
+WHERE = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
 
 
 def openai_error(message: str, code: str | None = None) -> dict[str, object]:
@@ -211,6 +214,289 @@ class TestAnswers:
             standin.wait_for(1)
         thread.join(timeout=5)
         assert errors
+
+
+class Client:
+    """The calls of a batch's life, by whichever way their base URL and headers lead."""
+
+    def __init__(self, base_url: str, headers: dict[str, str]) -> None:
+        self.base_url, self.headers = base_url, headers
+
+    def call(self, method: str, path: str, **options: Any) -> requests.Response:
+        with requests.Session() as session:
+            session.trust_env = False
+            options = {"timeout": 10} | options
+            return session.request(method, f"{self.base_url}{path}", headers=self.headers, **options)
+
+    def upload(self, *custom_ids: str) -> str:
+        content = "".join(json.dumps({"custom_id": custom_id, "body": {}}) + "\n" for custom_id in custom_ids)
+        response = self.call("POST", "/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", content)})
+        return str(response.json()["id"])
+
+    def create(self, input_file_id: str, **fields: object) -> requests.Response:
+        return self.call("POST", "/batches", json={"input_file_id": input_file_id} | WHERE | fields)
+
+    def created(self, *custom_ids: str, **fields: object) -> str:
+        return str(self.create(self.upload(*custom_ids), **fields).json()["id"])
+
+    def batch(self, batch_id: str, until: str | None = None) -> dict[str, Any]:
+        deadline = time.monotonic() + 10
+        while True:
+            body: dict[str, Any] = self.call("GET", f"/batches/{batch_id}").json()
+            if until in (None, body["status"]):
+                return body
+            assert time.monotonic() < deadline, body
+            time.sleep(0.02)
+
+    def lines(self, file_id: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.call("GET", f"/files/{file_id}/content").iter_lines()]
+
+
+@pytest.fixture
+def client(standin: StandIn) -> Client:
+    return Client(standin.base_url, HOSTED)
+
+
+@pytest.fixture(params=["hosted", "provider", "gateway"])
+def each(request: pytest.FixtureRequest, standin: StandIn) -> Client:
+    """By each way that a client may come."""
+    if request.param == "gateway":
+        gateway: Gateway = request.getfixturevalue("gateway")
+        return Client(gateway.base_url, gateway.headers(standin))
+    return Client(standin.base_url, HOSTED if request.param == "hosted" else PROVIDER_KEY)
+
+
+class TestLife:
+    def test_a_batch_is_uploaded_created_run_and_read(self, standin: StandIn, each: Client) -> None:
+        file_id = each.upload("a", "b")
+        assert each.call("GET", f"/files/{file_id}").json()["filename"] == "in.jsonl"
+        created = each.create(file_id, metadata={"team": "x"}).json()
+        assert (created["status"], created["input_file_id"]) == ("validating", file_id)
+        assert created["metadata"] == {"team": "x"}
+        assert each.batch(created["id"], "in_progress")["output_file_id"] is None
+        batch = each.batch(created["id"], "completed")
+        assert batch["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+        assert batch["error_file_id"] is None
+        answers = {
+            line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"]
+            for line in each.lines(batch["output_file_id"])
+        }
+        assert answers == {"a": "Answer to a", "b": "Answer to b"}
+        assert each.call("GET", "/batches?limit=5").json()["data"] == [batch]
+        refused = each.call("POST", f"/batches/{created['id']}/cancel")
+        assert refused.status_code == 409
+        assert "Cannot cancel a batch with status 'completed'." in refused.json()["error"]["message"]
+        assert [paid.id for paid in standin.batches] == [created["id"]]
+
+    def test_a_batch_is_cancelled(self, standin: StandIn, each: Client) -> None:
+        standin.course = [(0, "in_progress")]
+        standin.cancelling_for = 0.1
+        batch_id = each.created("a", "b", "c")
+        answer = each.call("POST", f"/batches/{batch_id}/cancel")
+        assert (answer.status_code, answer.json()["status"]) == (200, "cancelling")
+        batch = each.batch(batch_id, "cancelled")
+        assert batch["request_counts"] == {"total": 3, "completed": 2, "failed": 0}
+        assert [line["custom_id"] for line in each.lines(batch["output_file_id"])] == ["a", "b"]
+        assert standin.cancelled == [batch_id]
+
+    @pytest.mark.parametrize("keep", [True, False])
+    def test_an_upload_is_seen_and_kept_if_wanted(self, standin: StandIn, client: Client, keep: bool) -> None:
+        standin.keep_uploads = keep
+        content = b"\r\n--x\n" * 50_000
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", content)}}
+        told = client.call("POST", "/files", **form).json()
+        [upload] = standin.uploads
+        assert (upload.bytes, upload.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        assert (told["id"], told["bytes"], told["filename"]) == (upload.file_id, upload.bytes, "a.jsonl")
+        assert standin.files.get(upload.file_id) == (content if keep else None)
+
+    @pytest.mark.parametrize(
+        ("form", "message", "param"),
+        [
+            ({"data": {"purpose": "batch"}, "files": {"other": ("a", b"")}}, "'file' is a required property", None),
+            ({"files": {"file": ("a", b"{}")}}, "'purpose' is a required property", None),
+            ({"json": {}}, "'file' is a required property", None),
+            (
+                {"data": {"purpose": "x"}, "files": {"file": ("a", b"{}")}},
+                "'x' is not one of ['fine-tune', ",
+                "purpose",
+            ),
+            (
+                {"data": b"--x", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+                "We could not parse the form",
+                None,
+            ),
+        ],
+    )
+    def test_an_upload_is_refused(
+        self, standin: StandIn, form: dict[str, Any], message: str, param: str | None
+    ) -> None:
+        client = Client(standin.base_url, HOSTED | form.pop("headers", {}))
+        response = client.call("POST", "/files", **form)
+        assert response.status_code == 400
+        assert response.json()["error"]["message"].startswith(f"openai error: {message}")
+        assert response.json()["error"]["param"] == param
+        assert not standin.uploads
+
+    @pytest.mark.parametrize(
+        ("fields", "param", "code"),
+        [
+            ({"input_file_id": None}, "input_file_id", "missing_required_parameter"),
+            ({"input_file_id": "file-x"}, "input_file_id", None),
+            ({"endpoint": None}, "endpoint", "missing_required_parameter"),
+            ({"completion_window": ""}, "completion_window", "missing_required_parameter"),
+            ({"metadata": "x"}, "metadata", "invalid_type"),
+            ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+            ({"metadata": {"a" * 65: ""}}, "metadata", "string_above_max_length"),
+            ({"metadata": {"a": "b" * 513}}, "metadata.a", "string_above_max_length"),
+            ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "object_above_max_properties"),
+        ],
+    )
+    def test_a_batch_is_refused(
+        self, standin: StandIn, client: Client, fields: dict[str, Any], param: str, code: str | None
+    ) -> None:
+        response = client.create(**{"input_file_id": client.upload("a")} | fields)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["code"]) == (400, param, code)
+        assert not standin.batches
+
+    def test_as_much_metadata_as_is_allowed(self, standin: StandIn, client: Client) -> None:
+        metadata = {f"{n:064}": "b" * 512 for n in range(16)}
+        assert client.create(client.upload("a"), metadata=metadata, model="m").json()["metadata"] == metadata
+        assert standin.batches[0].body["metadata"] == metadata
+        assert standin.batches[0].body["model"] == "m"
+        standin.drops_metadata = True
+        assert client.batch(standin.batches[0].id)["metadata"] is None
+
+    def test_bad_answers_are_in_the_error_file(self, standin: StandIn, client: Client) -> None:
+        standin.course = [(0, "completed")]
+        standin.respond = lambda line: {"status_code": 429 if line["custom_id"] == "b" else 200, "body": {}}
+        batch = client.batch(client.created("a", "b", "c"))
+        assert batch["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+        assert [line["custom_id"] for line in client.lines(batch["output_file_id"])] == ["a", "c"]
+        assert [line["response"]["status_code"] for line in client.lines(batch["error_file_id"])] == [429]
+        standin.respond = lambda _: {"status_code": 500}
+        assert client.batch(client.created("a"))["output_file_id"] is None
+
+    def test_an_input_that_is_no_json_fails_its_batch(self, standin: StandIn, client: Client) -> None:
+        standin.course, standin.files["file-a"] = [(0, "completed")], b'{"custom_id": "a"}\n{\n'
+        batch = client.create("file-a").json()
+        assert (batch["status"], batch["errors"]["data"][0]["line"]) == ("failed", 2)
+
+    def test_a_script_overrides_a_created_batchs_course(self, standin: StandIn, client: Client) -> None:
+        batch_id = client.created("a", metadata={"team": "x"})
+        standin.script(batch_id, Answer(503), "failed")
+        assert client.call("GET", "/batches").json()["data"][0]["status"] == "validating"
+        assert client.call("GET", f"/batches/{batch_id}").status_code == 503
+        assert client.batch(batch_id)["status"] == "failed"
+        assert client.call("GET", "/batches").json()["data"] == [client.batch(batch_id)]
+        assert client.batch(batch_id)["metadata"] == {"team": "x"}
+
+    def test_a_list_comes_in_pages_newest_first(self, standin: StandIn, client: Client) -> None:
+        file_id = client.upload("a")
+        ids = [client.create(file_id).json()["id"] for _ in range(22)][::-1]
+        page = client.call("GET", "/batches").json()
+        assert [batch["id"] for batch in page["data"]] == ids[:20]
+        assert (page["first_id"], page["last_id"], page["has_more"]) == (ids[0], ids[19], True)
+        page = client.call("GET", f"/batches?limit=2&after={ids[19]}").json()
+        assert ([batch["id"] for batch in page["data"]], page["has_more"]) == (ids[20:], False)
+        assert client.call("GET", "/batches?limit=101").status_code == 400
+        assert client.call("GET", "/batches?after=batch_x").status_code == 404
+        standin.pages = False
+        everything = client.call("GET", "/batches?limit=2").json()
+        assert [batch["id"] for batch in everything["data"]] == ids
+        assert everything.keys() == {"object", "data"}
+
+    def test_what_portkey_manages_is_kept_apart(self, standin: StandIn, client: Client) -> None:
+        managed = Client(standin.base_url, KEY)
+        ids = [managed.created("a"), client.created("a")]
+        assert ids[0].startswith("pk_batch_")
+        assert [batch["id"] for batch in managed.call("GET", "/batches").json()["data"]] == ids[:1]
+        assert [batch["id"] for batch in client.call("GET", "/batches").json()["data"]] == ids[1:]
+        assert managed.call("GET", f"/batches/{ids[1]}").status_code == 404
+
+    def test_a_scripted_batch_is_cancelled(self, standin: StandIn, client: Client) -> None:
+        standin.cancelling_for, standin.cancel_body = 0.1, {"status": "success"}
+        standin.script("batch_1", "in_progress", "completed")
+        assert client.call("POST", "/batches/batch_1/cancel").json() == {"status": "success"}
+        assert client.batch("batch_1")["status"] == "cancelling"
+        client.batch("batch_1", "cancelled")
+        assert client.call("POST", "/batches/batch_1/cancel").status_code == 409
+        assert client.call("POST", "/batches/batch_x/cancel").status_code == 404
+        assert standin.cancelled == ["batch_1"]
+
+    @pytest.mark.parametrize(("line", "length"), [(b"{}", "3000000"), (lambda n: b"%d\n" % n, None)])
+    def test_a_file_can_be_made_as_it_is_sent(
+        self, standin: StandIn, client: Client, line: bytes | Callable[[int], bytes], length: str | None
+    ) -> None:
+        standin.generate("s3%3A%2F%2Fa", line, 1_000_000)
+        response = client.call("GET", "/files/s3%3A%2F%2Fa/content")
+        assert response.headers["Content-Type"] == "application/octet-stream"
+        assert response.headers.get("Content-Length") == length
+        lines = response.content.splitlines()
+        assert (len(lines), lines[-1]) == (1_000_000, b"999999" if length is None else b"{}")
+        assert client.call("GET", "/files/s3%3A%2F%2Fa").json()["bytes"] == len(response.content)
+
+
+class TestFaults:
+    def test_they_come_in_turn_instead_of_the_real_thing(self, standin: StandIn, each: Client) -> None:
+        file_id = each.upload("a")
+        standin.fail("POST", "/v1/batches", Answer(429), Answer(503, "down"))
+        assert each.call("GET", "/batches").json()["data"] == []
+        assert [each.create(file_id).status_code for _ in range(3)] == [429, 503, 200]
+        assert len(standin.batches) == 1
+
+    def test_a_creator_never_hears_of_a_batch(self, standin: StandIn, client: Client) -> None:
+        file_id = client.upload("a")
+        standin.fail("POST", "/v1/batches", Answer(502), Answer(how="reset"), Answer(how="truncate"), after=True)
+        assert client.create(file_id).status_code == 502
+        for _ in range(2):
+            with pytest.raises(requests.RequestException, match="Connection reset by peer"):
+                client.create(file_id)
+        assert len(standin.batches) == len(client.call("GET", "/batches").json()["data"]) == 3
+
+    @pytest.mark.parametrize(("after", "created"), [(False, 0), (True, 1)])
+    def test_a_delay_comes_before_the_effect_or_after_it(
+        self, standin: StandIn, client: Client, after: bool, created: int
+    ) -> None:
+        file_id = client.upload("a")
+        standin.fail("POST", "/v1/batches", Answer(delay=60), after=after)
+        with pytest.raises(requests.ReadTimeout):
+            client.call("POST", "/batches", json={"input_file_id": file_id, **WHERE}, timeout=0.2)
+        assert len(standin.batches) == created
+
+    def test_an_upload_is_answered_once_it_is_read(self, standin: StandIn, client: Client) -> None:
+        standin.fail("POST", "/v1/files", Answer(413, "Too large"))
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("a", b"x" * 5_000_000)}}
+        assert client.call("POST", "/files", **form).text == "Too large"
+        assert not standin.uploads
+
+    def test_an_upload_breaks_under_way(self, standin: StandIn, client: Client) -> None:
+        standin.fail("POST", "/v1/files", Answer(how="reset", after_bytes=100_000))
+        sent = 0
+
+        def content() -> Iterator[bytes]:
+            nonlocal sent
+            while sent < 1 << 30:
+                yield b"x" * 10_000
+                sent += 10_000
+
+        with pytest.raises(requests.ConnectionError):
+            client.call("POST", "/files", data=content())
+        assert 90_000 <= sent < 1 << 28
+
+    @pytest.mark.parametrize("at", [None, 10_000])
+    def test_a_download_breaks_under_way(self, standin: StandIn, session: requests.Session, at: int | None) -> None:
+        standin.generate("file-a", b"x" * 99, 1_000)
+        standin.fail("GET", "/v1/files/[^/]+/content", Answer(how="truncate", after_bytes=at))
+        url = f"{standin.base_url}/files/file-a/content"
+        arrived: list[bytes] = []
+        with session.get(url, stream=True) as response:
+            assert response.headers["Content-Length"] == "100000"
+            with pytest.raises(requests.exceptions.ChunkedEncodingError):
+                arrived.extend(response.iter_content(100))
+        assert len(b"".join(arrived)) == (at or 50_000)
+        assert len(session.get(url).content) == 100_000
 
 
 class TestCredentials:

@@ -114,7 +114,8 @@ class Lines:
             if len(piece) >= _PIECE:
                 yield bytes(piece)
                 piece.clear()
-        yield bytes(piece)
+        if piece:
+            yield bytes(piece)
 
 
 def _ended(line: bytes) -> bytes:
@@ -212,7 +213,7 @@ def completion(line: dict[str, Any]) -> dict[str, Any]:
 class Run:
     """How a created batch goes, by the time since its creation.
 
-    Its input is read when it ends and not before; a client that never looks costs nothing.
+    Its output is made when it is first seen to have ended.
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class Run:
         self._requests = requests
         self._respond = respond
         self._keep = keep
+        self._total: int | None = None
         self._end: dict[str, object] | None = None
 
     def cancel(self, takes: float) -> None:
@@ -249,8 +251,9 @@ class Run:
                 self._end = self._finish(half=status in _CUT_SHORT)
             body |= self._end
         elif status not in _NEVER_RAN and status != "validating":
-            total = sum(1 for _ in self._lines())
-            body["request_counts"] = {"total": total, "completed": 0, "failed": 0}
+            if self._total is None:
+                self._total = sum(1 for _ in self._lines())
+            body["request_counts"] = {"total": self._total, "completed": 0, "failed": 0}
         return body
 
     def _passed(self) -> list[tuple[float, str]]:

@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias
@@ -188,6 +188,13 @@ def _unknown_slug(slug: str) -> Answer:
     return Answer(400, {"status": "failure", "message": f"Following keys are not valid: {slug}"})
 
 
+async def _parts(request: web.BaseRequest) -> AsyncIterator[BodyPartReader]:
+    if request.content_type == "multipart/form-data":
+        async for part in await request.multipart():
+            if isinstance(part, BodyPartReader):
+                yield part
+
+
 async def _read(request: web.BaseRequest, most: int | None = None) -> None:
     """Take the body, or that much of it: a client that is still sending may miss an answer."""
     while most is None or most > 0:
@@ -315,7 +322,7 @@ class StandIn:
 
         With the same bytes for each the length is announced; else ``line(n)`` makes them and they come in chunks.
         """
-        self._generated[file_id] = Lines(line, count)
+        self._generated[unquote(file_id)] = Lines(line, count)
 
     def fail(self, method: str, path_pattern: str, *answers: Answer, after: bool = False) -> None:
         """Answer the next requests these instead, one each: ``path_pattern`` is to match the whole raw path.
@@ -391,24 +398,26 @@ class StandIn:
         with self._arrived:
             self.requests.append(Seen(request.method, request.raw_path, request.headers, time.monotonic()))
             self._arrived.notify_all()
+        return await self._send(request, await self._choose(request))
+
+    async def _choose(self, request: web.BaseRequest) -> Answer:
         path = request.raw_path.partition("?")[0]
-        answer = None
-        with suppress(ConnectionError):  # A client may turn its back before it has sent all.
-            answer, after = self._fault(request.method, path)
-            if answer is None or answer.spoils or after:
-                if answer is not None and not after:
-                    await asyncio.sleep(answer.delay)
-                real = await self._real(request, path)
-                if answer is None:
-                    answer = real
-                elif answer.spoils:
-                    headers = {**real.headers, **answer.headers}
-                    delay = answer.delay if after else 0
-                    answer = replace(answer, status=real.status, body=real.body, headers=headers, delay=delay)
-                await _read(request)
-            else:
-                await _read(request, answer.after_bytes if answer.how == "reset" else None)
-        return await self._send(request, answer or Answer(how="reset"))
+        answer, after = self._fault(request.method, path)
+        if answer is None:
+            answer = await self._real(request, path)
+        elif answer.spoils:
+            if not after:
+                await asyncio.sleep(answer.delay)
+            real = await self._real(request, path)
+            headers, delay = {**real.headers, **answer.headers}, answer.delay if after else 0
+            answer = replace(answer, status=real.status, body=real.body, headers=headers, delay=delay)
+        elif after:
+            await self._real(request, path)
+        elif answer.how == "reset" and answer.after_bytes is not None:
+            await _read(request, answer.after_bytes)
+            return answer
+        await _read(request)
+        return answer
 
     def _fault(self, method: str, path: str) -> tuple[Answer | None, bool]:
         for fault in self._faults:
@@ -445,20 +454,19 @@ class StandIn:
     async def _upload(self, request: web.BaseRequest, *, hosted: bool) -> Answer:
         purpose = filename = None
         chunks, size, digest = [], 0, hashlib.sha256()
-        if request.content_type == "multipart/form-data":
-            async for part in await request.multipart():
-                if not isinstance(part, BodyPartReader):
-                    continue
+        try:
+            async for part in _parts(request):
                 if part.name == "purpose":
                     purpose = await part.text()
                 elif part.name == "file" and part.filename is not None:
                     filename = part.filename
-                    while not part.at_eof():
-                        chunk = await part.read_chunk(_CHUNK)
+                    while chunk := await part.read_chunk(_CHUNK):
                         size += len(chunk)
                         digest.update(chunk)
                         if self.keep_uploads:
                             chunks.append(chunk)
+        except ValueError:  # So aiohttp says that the form has no boundary or no end.
+            return _provider_error(400, "We could not parse the form in the body of your request.", hosted=hosted)
         if filename is None:
             return _provider_error(400, "'file' is a required property", hosted=hosted)
         if purpose is None:
@@ -482,8 +490,8 @@ class StandIn:
             return Answer(body=data)
         upload = next((upload for upload in self.uploads if upload.file_id == file_id), None)
         if not content and upload is not None:
-            body = file_object(file_id, upload.bytes, upload.filename, upload.purpose, upload.created_at)
-            return Answer(body=body)
+            told = file_object(file_id, upload.bytes, upload.filename, upload.purpose, upload.created_at)
+            return Answer(body=told)
         if data is None:
             return _provider_error(404, f"No such File object: {file_id}", hosted=hosted)
         size = len(data) if isinstance(data, bytes) else data.total()
