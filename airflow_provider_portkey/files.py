@@ -288,7 +288,8 @@ def storage_path(path: AnyPath) -> ObjectStoragePath:
     text = os.fspath(path).strip()
     if text in ("", "None"):
         raise PortkeyInputError(f"path is {text!r}: did the task that should have handed it over push one?")
-    return ObjectStoragePath(text)
+    # Airflow 2.11 and 3.1 take a relative path for one from the root.
+    return ObjectStoragePath(text if "://" in text else os.path.abspath(text))  # noqa: PTH100
 
 
 @contextmanager

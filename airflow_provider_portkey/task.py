@@ -55,8 +55,6 @@ class BatchTask(_Base):
     deferrable: bool
     end_from_trigger: bool
     _policy: Policy
-    #: What ``execute_complete`` gets besides the event.
-    _resume_with: dict[str, Any] | None = None
 
     @cached_property
     def hook(self) -> PortkeyHook:
@@ -159,7 +157,6 @@ class BatchTask(_Base):
                 **ending,
             ),
             method_name="execute_complete",
-            kwargs=self._resume_with,
             timeout=timedelta(seconds=left) + _DEFER_MARGIN,
         )
 

@@ -87,7 +87,7 @@ _SOURCE = """
 from contextlib import contextmanager
 from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG
-from airflow_provider_portkey.operators.batch import PortkeyRetrieveBatchOperator
+from airflow_provider_portkey.operators.batch import *
 from airflow_provider_portkey.exceptions import PortkeyError
 from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 
@@ -112,18 +112,24 @@ class Recorded({operator}):
             raise
 
 with DAG({name!r}, schedule=None, start_date=datetime(2026, 1, 1)) as dag:
-    Recorded(task_id="wait", batch_id="{{{{ dag_run.conf['batch_id'] }}}}", **{kwargs!r})
+    Recorded(task_id="wait", **{kwargs!r})
 """
 
 
 def run_wait(operator: str, batch_id: str, **kwargs: Any) -> Run:
     """Run a DAG of one task ``wait``, of class ``operator`` with ``kwargs``, for ``batch_id``."""
+    kwargs = {"batch_id": "{{ dag_run.conf['batch_id'] }}", "poke_interval": 0.2} | kwargs
+    return run_task(operator, {"batch_id": batch_id}, **kwargs)
+
+
+def run_task(operator: str, conf: dict[str, Any] | None = None, **kwargs: Any) -> Run:
+    """Run a DAG of one task ``wait``, of class ``operator`` with ``kwargs``."""
     name = "one_wait"
     path = dags_folder() / f"{name}.py"
-    path.write_text(_SOURCE.format(name=name, operator=operator, kwargs={"poke_interval": 0.2} | kwargs))
+    path.write_text(_SOURCE.format(name=name, operator=operator, kwargs=kwargs))
     try:
         module = _load(name)
-        run = run_dag(module.dag, {"batch_id": batch_id})
+        run = run_dag(module.dag, conf)
         run.errors = module.ERRORS
         return run
     finally:

@@ -1,9 +1,10 @@
 """
 The main job, for ``make demo``: a real Airflow waits for a batch and shows its file ids.
 
-The batch is one of an embedded stand-in for Portkey, unless the environment names your own: ``PORTKEY_API_KEY``
-and ``PORTKEY_BATCH_ID``, with one of ``PORTKEY_VIRTUAL_KEY``, ``PORTKEY_PROVIDER`` and ``PORTKEY_CONFIG``, and
-``PORTKEY_BASE_URL`` if your gateway is not the hosted one.
+The batch is one of an embedded stand-in for Portkey, where a second DAG then creates another and joins its answers to
+records; unless the environment names your own: ``PORTKEY_API_KEY`` and ``PORTKEY_BATCH_ID``, with one of
+``PORTKEY_VIRTUAL_KEY``, ``PORTKEY_PROVIDER`` and ``PORTKEY_CONFIG``, and ``PORTKEY_BASE_URL`` if your gateway is not
+the hosted one. Nothing is created there, since that costs money.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def _timeline(batch_id: str) -> list[tuple[float, dict[str, Any]]]:
 
 
 def main() -> int:
-    """Run the example DAG and print what it pushed to XCom."""
+    """Run the example DAGs and print what they pushed to XCom."""
     with ExitStack() as stack:
+        server = None
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="airflow-portkey-demo-"))
         batch_id = os.environ.get("PORTKEY_BATCH_ID", "")
         if os.environ.get("PORTKEY_API_KEY") and batch_id:
@@ -63,15 +65,32 @@ def main() -> int:
         dag = load_dag("wait_for_batch")
         dag.get_task("wait").poke_interval = poke_interval
         run = run_dag(dag, {"batch_id": batch_id})
+        xcoms = run.xcoms["wait"]
+        print()
+        say(f"The DAG run ended as: {run.state}. XComs of its task 'wait':")
+        print(json.dumps(xcoms["return_value"], indent=2))
+        print(f"status:         {(xcoms['return_value'] or {}).get('status')}")
+        print(f"output_file_id: {xcoms['output_file_id']}")
+        print(f"error_file_id:  {xcoms['error_file_id']}")
+        if server is None or run.state != "success":
+            return 0 if run.state == "success" else 1
 
-    xcoms = run.xcoms["wait"]
-    print()
-    say(f"The DAG run ended as: {run.state}. XComs of its task 'wait':")
-    print(json.dumps(xcoms["return_value"], indent=2))
-    print(f"status:         {(xcoms['return_value'] or {}).get('status')}")
-    print(f"output_file_id: {xcoms['output_file_id']}")
-    print(f"error_file_id:  {xcoms['error_file_id']}")
-    return 0 if run.state == "success" else 1
+        print()
+        say("The whole loop: records, a batch of requests, its answers joined to the records.")
+        server.course = [(0, "validating"), (2, "in_progress"), (4, "completed")]
+        server.respond = _opinion
+        dag = load_dag("answer_records")
+        dag.get_task("create").poke_interval = poke_interval
+        run = run_dag(dag, {"folder": f"{home}/answers"})
+        say(f"The DAG run ended as: {run.state}. What its task 'join' returned:")
+        print(json.dumps(run.xcoms["join"]["return_value"], indent=2))
+        return 0 if run.state == "success" else 1
+
+
+def _opinion(request: dict[str, Any]) -> dict[str, Any]:
+    review = request["body"]["messages"][-1]["content"]
+    answer = "Positive" if "works" in review else "Negative"
+    return {"status_code": 200, "body": {"choices": [{"message": {"role": "assistant", "content": answer}}]}}
 
 
 def say(text: str) -> None:

@@ -48,6 +48,30 @@ def test_keep_partial_results(standin: StandIn) -> None:
     assert run.xcoms["read"]["return_value"] == 60
 
 
+def test_answer_records(standin: StandIn, tmp_path: Path) -> None:
+    standin.course = [(0, "completed")]
+
+    run = run_dag(load_dag("answer_records"), {"folder": str(tmp_path), "model": "m"})
+
+    assert set(run.states.values()) == {"success"}
+    [batch] = standin.batches
+    assert b'"model": "m"' in standin.files[batch.body["input_file_id"]]
+    joined = run.xcoms["join"]["return_value"]
+    assert [(row["id"], row["answer"]) for row in joined] == [(n, f"Answer to {n}") for n in "123"]
+
+
+def test_split_large_input(standin: StandIn, tmp_path: Path) -> None:
+    standin.course = [(0, "completed")]
+
+    conf = {"folder": str(tmp_path), "requests": 25, "requests_a_batch": 10}
+    run = run_dag(load_dag("split_large_input"), conf)
+
+    assert set(run.states.values()) == {"success"}
+    assert [run.xcoms[f"create[{n}]"]["return_value"]["request_counts"]["total"] for n in range(3)] == [10, 10, 5]
+    assert run.xcoms["count_answers"]["return_value"] == 25
+    assert len(standin.batches) == 3
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_has_a_test_and_a_place_in_the_readme(path: Path) -> None:
     assert f"test_{path.stem}" in globals()

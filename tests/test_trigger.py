@@ -57,6 +57,7 @@ def test_it_survives_the_way_to_a_triggerer() -> None:
         allowed_statuses=["completed", "expired"],
         fail_on_request_errors="any",
         do_xcom_push=False,
+        cancel_on_kill=True,
     )
     assert revive(trigger).serialize() == trigger.serialize()
 
@@ -76,6 +77,7 @@ def test_arguments_that_mapping_leaves_out_have_defaults() -> None:
         "allowed_statuses": ["completed"],
         "fail_on_request_errors": "all",
         "do_xcom_push": True,
+        "cancel_on_kill": False,
     }
 
 

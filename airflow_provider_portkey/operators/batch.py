@@ -244,13 +244,13 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
             context["ti"].xcom_push(key="batch_id", value=batch.id)
         if not self.wait_for_completion:
             return batch.to_dict()
-        self._resume_with = {"batch_id": batch.id}
         with self._cancelling_on_timeout():
             return self._wait(context, cancel_on_kill=self.cancel_from_trigger)
 
-    def execute_complete(self, context: Context, event: Any = None, batch_id: str = "") -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """End as the trigger's event says."""
-        self.batch_id = batch_id
+        # Not handed over beside the event: dag.test() drops that.
+        self.batch_id = str(event.get("batch_id")) if isinstance(event, Mapping) else ""
         with self._cancelling_on_timeout():
             return self._resume(context, event)
 

@@ -1,0 +1,267 @@
+"""The rest of a batch's life as tasks of a real Airflow: create, wait, cancel, download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_portkey import exceptions
+from airflow_provider_portkey.attempts import METADATA_KEY
+from airflow_provider_portkey.operators.batch import PortkeyCreateBatchOperator
+from tests.airflow_run import Run, run_task
+from tests.server.standin import Answer, StandIn, batch_body
+
+pytestmark = pytest.mark.usefixtures("airflow_db", "connection")
+
+REQUESTS = [{"custom_id": f"r{n}", "body": {"model": "m", "input": f"text {n}"}} for n in range(4)]
+ENDPOINT = "/v1/embeddings"
+LINES = b"".join(json.dumps({"method": "POST", "url": ENDPOINT, **request}).encode() + b"\n" for request in REQUESTS)
+WAIT = {"wait_for_completion": True, "poke_interval": 0.1}
+
+
+def create(**kwargs: Any) -> Run:
+    return run_task("PortkeyCreateBatchOperator", **{"endpoint": ENDPOINT, "requests": REQUESTS} | kwargs)
+
+
+def pulled(run: Run, key: str) -> Any:
+    return run.task_instances["wait"].xcom_pull(task_ids="wait", key=key)
+
+
+class TestInputs:
+    def test_requests(self, standin: StandIn) -> None:
+        run = create(metadata={"whose": "ours"}, extra_body={"model": "m"}, completion_window="immediate")
+
+        assert run.states == {"wait": "success"}
+        [upload], [batch] = standin.uploads, standin.batches
+        assert standin.files[upload.file_id] == LINES
+        assert (upload.purpose, upload.filename) == ("batch", "requests.jsonl")
+        key = batch.body["metadata"][METADATA_KEY]
+        assert batch.body == {
+            "input_file_id": upload.file_id,
+            "endpoint": ENDPOINT,
+            "completion_window": "immediate",
+            "metadata": {"whose": "ours", METADATA_KEY: key},
+            "model": "m",
+        }
+        assert len(key) == 64
+        assert (pulled(run, "batch_id"), pulled(run, "return_value")["status"]) == (batch.id, "validating")
+
+    def test_a_path(self, standin: StandIn, tmp_path: Path) -> None:
+        path = tmp_path / "mine.jsonl"
+        path.write_bytes(b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n\r\n"))
+        run = create(requests=None, input_path=f"file://{path}")
+        assert run.states == {"wait": "success"}
+        [upload] = standin.uploads
+        assert (upload.filename, standin.files[upload.file_id]) == ("mine.jsonl", LINES)
+
+    def test_a_file_that_is_there(self, standin: StandIn) -> None:
+        standin.files["file-mine"] = LINES
+        run = create(requests=None, input_file_id="file-mine")
+        assert run.states == {"wait": "success"}
+        assert standin.uploads == []
+        assert standin.batches[0].body["input_file_id"] == "file-mine"
+
+    @pytest.mark.parametrize(
+        ("kwargs", "words"),
+        [
+            ({"requests": [{"custom_id": "a", "body": {}}] * 2}, "line 2: custom_id 'a' is that of line 1 too"),
+            ({"requests": "{{ dag.dag_id }}"}, "requests must be a list of dicts, got str"),
+            ({"requests": None, "input_file_id": "{{ none }}"}, "input_file_id is 'None': did the task"),
+            ({"endpoint": "embeddings"}, "endpoint must be a path such as"),
+            ({"metadata": {str(n): "" for n in range(16)}}, "metadata must be a dict of at most 16 pairs"),
+            ({"metadata": {"a": 1}}, "metadata: 'a' and its value must be strings"),
+            ({"extra_body": {"endpoint": "x", "metadata": {}}}, "extra_body has endpoint, metadata"),
+            ({"requests": None, "input_path": "{{ none }}"}, "path is 'None'"),
+            ({"max_requests": 3}, "more than 3 requests: use several batches"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_what_can_not_be_meant_is_refused_before_anything_is_sent(
+        self, kwargs: dict[str, Any], words: str, standin: StandIn
+    ) -> None:
+        run = create(**kwargs, retries=2, retry_delay=0.0)
+        assert run.states == {"wait": "failed"}
+        [error] = run.errors
+        assert isinstance(error, exceptions.PortkeyInputError)
+        assert words in str(error)
+        assert standin.requests == []
+
+    @pytest.mark.parametrize("given", [{}, {"requests": [], "input_file_id": "f"}, {"requests": [], "input_path": "p"}])
+    def test_one_input_is_asked_for_when_the_dag_is_parsed(self, given: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="one of requests, input_path and input_file_id"):
+            PortkeyCreateBatchOperator(task_id="t", **given)
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["waits", "deferred"])
+class TestWaiting:
+    def test_it_ends_as_the_other_waits_do(self, deferrable: bool, standin: StandIn) -> None:
+        standin.course = [(0, "in_progress"), (0.3, "completed")]
+        run = create(**WAIT, deferrable=deferrable)
+        [batch] = standin.batches
+        assert run.states == {"wait": "success"}
+        assert pulled(run, "batch_id") == batch.id
+        assert run.xcoms["wait"]["output_file_id"] == f"file-{batch.id}-output"
+        assert run.xcoms["wait"]["return_value"]["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
+
+    def test_a_bad_end_fails_without_a_retry(self, deferrable: bool, standin: StandIn) -> None:
+        standin.course = [(0, "in_progress"), (0.3, "expired")]
+        run = create(**WAIT, deferrable=deferrable, retries=2, retry_delay=0.0)
+        [batch] = standin.batches
+        assert run.states == {"wait": "failed"}
+        assert [type(error) for error in run.errors] == [exceptions.PortkeyBatchExpiredError]
+        assert pulled(run, "batch_id") == batch.id
+        assert run.xcoms["wait"]["output_file_id"] == f"file-{batch.id}-output"
+
+    @pytest.mark.parametrize("cancels", [False, True])
+    def test_a_timeout_cancels_if_asked_to(self, cancels: bool, deferrable: bool, standin: StandIn) -> None:
+        standin.course = [(0, "in_progress")]
+        run = create(**WAIT, deferrable=deferrable, timeout=0.5, cancel_on_timeout=cancels)
+        assert [type(error) for error in run.errors] == [exceptions.PortkeyBatchTimeoutError]
+        assert standin.cancelled == [batch.id for batch in standin.batches if cancels]
+
+
+class TestAttempts:
+    def test_a_batch_whose_creator_heard_nothing_is_gone_on_with(self, standin: StandIn) -> None:
+        standin.fail("POST", "/v1/batches", Answer(how="reset"), after=True)
+        run = create(**WAIT)
+        assert run.states == {"wait": "success"}
+        assert pulled(run, "batch_id") == standin.batches[0].id
+        assert len(standin.batches) == 1
+
+    def test_the_next_attempt_finds_it(self, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("airflow_provider_portkey.api.MAX_PAUSE", 0.01)
+        standin.fail("POST", "/v1/batches", Answer(502), after=True)
+        standin.fail("GET", "/v1/batches", *[Answer(503)] * 3)
+        run = create(**WAIT, retries=1, retry_delay=0.0)
+        assert run.states == {"wait": "success"}
+        assert len(standin.batches) == len(standin.uploads) == 1
+        assert pulled(run, "batch_id") == standin.batches[0].id
+
+    def test_without_durable_each_attempt_creates_one(self, standin: StandIn) -> None:
+        standin.fail("POST", "/v1/batches", Answer(502), after=True)
+        run = create(**WAIT, durable=False, retries=1, retry_delay=0.0)
+        assert run.states == {"wait": "success"}
+        assert len(standin.batches) == 2
+        assert "metadata" not in standin.batches[0].body
+
+
+class TestCancelling:
+    def test_a_kill_cancels_with_one_attempt(self, standin: StandIn) -> None:
+        standin.script("batch_1", "in_progress")
+        task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f")
+        task.on_kill()  # before there is a batch
+        assert standin.requests == []
+        task.batch_id = "batch_1"
+        standin.fail("POST", "/v1/batches/batch_1/cancel", Answer(503))
+        task.on_kill()
+        assert (len(standin.requests), standin.cancelled) == (1, [])
+        task.on_kill()
+        assert standin.cancelled == ["batch_1"]
+
+    def test_a_kill_cancels_nothing_if_told_not_to(self, standin: StandIn) -> None:
+        task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", cancel_on_kill=False)
+        task.batch_id = "batch_1"
+        task.on_kill()
+        assert standin.requests == []
+
+    @pytest.mark.parametrize("cancels", [False, True])
+    def test_so_does_a_deferral_that_airflow_ends(self, cancels: bool, standin: StandIn) -> None:
+        standin.script("batch_1", "in_progress")
+        task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", cancel_on_timeout=cancels)
+        pull = {("t", "batch_id", -1): "batch_1"}
+        ti = SimpleNamespace(
+            task_id="t", map_index=-1, xcom_pull=lambda task_ids, key, map_indexes: pull[task_ids, key, map_indexes]
+        )
+        context: Any = {"ti": ti}
+        for error in ("Trigger failure", "Trigger timeout"):
+            assert standin.cancelled == []
+            with pytest.raises(Exception, match=error):
+                task.resume_execution("__fail__", {"error": error}, context)
+        assert standin.cancelled == (["batch_1"] if cancels else [])
+
+    @pytest.mark.parametrize(
+        ("status", "after"), [("in_progress", "cancelling"), ("completed", "completed"), ("cancelled", "cancelled")]
+    )
+    def test_the_operator(self, status: str, after: str, standin: StandIn) -> None:
+        standin.script("batch_1", status)
+        run = run_task("PortkeyCancelBatchOperator", batch_id="batch_1")
+        assert run.states == {"wait": "success"}
+        assert run.xcoms["wait"]["return_value"]["status"] == after
+
+    def test_the_operator_fails_if_it_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("airflow_provider_portkey.api.MAX_PAUSE", 0.01)
+        run = run_task("PortkeyCancelBatchOperator", batch_id="batch_unknown")
+        assert [type(error) for error in run.errors] == [exceptions.PortkeyRefusedError]
+
+
+class TestDownload:
+    def download(self, folder: Path, **kwargs: Any) -> Run:
+        return run_task("PortkeyDownloadBatchOperator", **{"batch_id": "batch_1", "path": str(folder)} | kwargs)
+
+    def test_both_files(self, standin: StandIn, tmp_path: Path) -> None:
+        standin.script("batch_1", "completed")
+        run = self.download(tmp_path / "new")
+        output, error = (standin.files[f"file-batch_1-{kind}"] for kind in ("output", "error"))
+        assert (tmp_path / "new" / "output.jsonl").read_bytes() == output
+        assert (tmp_path / "new" / "error.jsonl").read_bytes() == error
+        manifest = run.xcoms["wait"]["return_value"]
+        assert manifest["output"] == {
+            "file_id": "file-batch_1-output",
+            "path": f"{tmp_path}/new/output.jsonl",
+            "bytes": len(output),
+            "lines": 98,
+            "sha256": hashlib.sha256(output).hexdigest(),
+        }
+        assert (manifest["counts_match"], manifest["error"]["lines"]) == (True, 2)
+        # Both files count from the same id.
+        assert (manifest["doubled"], manifest["doubled_count"]) == (["request-0", "request-1"], 2)
+
+    def test_what_an_expired_batch_did_not_answer_is_named(
+        self, standin: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        standin.course = [(0, "expired")]
+        batch_id = pulled(create(), "batch_id")
+        manifest = self.download(tmp_path, batch_id=batch_id).xcoms["wait"]["return_value"]
+        assert (manifest["status"], manifest["counts_match"]) == ("expired", False)
+        assert (manifest["missing"], manifest["missing_count"]) == (["r2", "r3"], 2)
+        assert manifest["error"] is None
+
+    def test_another_run_replaces_what_was_there(self, standin: StandIn, tmp_path: Path) -> None:
+        (tmp_path / "output.jsonl").write_text("old")
+        (tmp_path / "error.jsonl").write_text("old")
+        counts = {"total": 1, "completed": 1, "failed": 0}
+        # Vertex names a file of errors also where there is none.
+        for error_file in (None, "file-none"):
+            fields = {"output_file_id": "file-o", "error_file_id": error_file, "request_counts": counts}
+            standin.script("batch_1", Answer(body=batch_body("batch_1", "completed", **fields)))
+            standin.files = {"file-o": b'{"custom_id": "a"}\n'}
+            manifest = self.download(tmp_path).xcoms["wait"]["return_value"]
+            assert (manifest["counts_match"], manifest["missing"], manifest["error"]) == (True, [], None)
+            assert [path.name for path in tmp_path.iterdir()] == ["output.jsonl"]
+            assert (tmp_path / "output.jsonl").read_bytes() == b'{"custom_id": "a"}\n'
+            (tmp_path / "error.jsonl").write_text("old")
+
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [
+            ("in_progress", exceptions.PortkeyBatchNotReadyError),
+            ("failed", exceptions.PortkeyBatchFailedError),
+        ],
+    )
+    def test_without_files_it_fails(
+        self, status: str, error: type[Exception], standin: StandIn, tmp_path: Path
+    ) -> None:
+        standin.script("batch_1", status)
+        assert [type(e) for e in self.download(tmp_path).errors] == [error]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_that_is_refused_fails_it(self, standin: StandIn, tmp_path: Path) -> None:
+        fields = {"output_file_id": "file-none", "error_file_id": None}
+        standin.script("batch_1", Answer(body=batch_body("batch_1", "completed", **fields)))
+        standin.files.clear()
+        assert [type(e) for e in self.download(tmp_path).errors] == [exceptions.PortkeyRefusedError]
