@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from airflow_provider_portkey import exceptions
+from airflow_provider_portkey.sensors import batch as sensors
 from tests.airflow_run import Run, run_wait
 from tests.conftest import set_connection
 from tests.server.gateway import Gateway
@@ -83,7 +85,10 @@ class TestEveryWay:
         assert run.states == {"wait": "success"}
         assert run.xcoms["wait"]["output_file_id"] == "file-batch_1-output"
 
-    def test_the_timeout_fails_without_a_retry(self, way: str, standin: StandIn) -> None:
+    def test_the_timeout_fails_without_a_retry(
+        self, way: str, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sensors, "_SHORTEST_RESCHEDULE", 0.0)
         standin.script("batch_1", "in_progress")
 
         run = wait(way, timeout=0.5, poke_interval=60, retries=2)
@@ -94,7 +99,7 @@ class TestEveryWay:
         assert "Last seen: Batch batch_1 is in_progress" in str(run.errors[0])
         # At once and at the deadline; a trigger also takes its first look at a random time in between.
         assert len(standin.requests) in ((2, 3) if "deferred" in way else (2,))
-        assert 0.4 < standin.requests[-1].at - standin.requests[0].at < 10
+        assert 0.2 < standin.requests[-1].at - standin.requests[0].at < 10
 
     def test_a_refusal_fails_at_once(self, way: str, standin: StandIn) -> None:
         standin.script("batch_1", "in_progress", "completed")
@@ -176,3 +181,13 @@ def test_a_batch_that_has_ended_is_not_deferred_for(standin: StandIn) -> None:
 
     assert run.states == {"wait": "success"}
     assert len(standin.requests) == 1
+
+
+@pytest.mark.parametrize(("mode", "intervals"), [("poke", [60, 40, 3, 0]), ("reschedule", [60, 40, 10, 10])])
+def test_the_last_look_is_at_the_deadline_unless_airflow_would_take_the_task_for_lost(
+    mode: str, intervals: list[float]
+) -> None:
+    sensor = sensors.PortkeyBatchSensor(task_id="wait", batch_id="b", mode=mode, poke_interval=60, timeout=100)
+
+    waited = (0.0, 60.0, 97.0, 101.0)
+    assert [sensor._get_next_poke_interval(0.0, partial(float, w), 1) for w in waited] == intervals

@@ -23,6 +23,10 @@ from airflow_provider_portkey.verdict import FailOnRequestErrors, Policy
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+# Airflow 3 may take five seconds to see that a task left its worker, and counts one that is back by then as lost: it
+# would retry a wait whose time is up.
+_SHORTEST_RESCHEDULE = 10.0
+
 
 class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
     """
@@ -112,7 +116,8 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
     def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
         # Airflow's own would sleep beyond the timeout, and knows no Retry-After.
         interval = super()._get_next_poke_interval(started_at, run_duration, poke_count)
-        return max(0.0, min(max(interval, self._progress.retry_after), self.timeout - run_duration()))
+        left = max(self.timeout - run_duration(), _SHORTEST_RESCHEDULE if self.reschedule else 0.0)
+        return min(max(interval, self._progress.retry_after), left)
 
     @contextmanager
     def _skipping(self) -> Iterator[None]:
