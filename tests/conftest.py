@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,11 @@ def airflow_db() -> None:
     for file in (REPO / "example_dags").glob("*.py"):
         shutil.copy(file, DAGS)
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+    with suppress(ImportError):  # Airflow 2
+        from airflow.sdk.execution_time import supervisor
+
+        # Airflow 3.3 keeps it too; earlier ones build it anew for each task, which takes them seconds.
+        supervisor.in_process_api_server = cache(supervisor.in_process_api_server)
 
 
 @pytest.fixture
