@@ -7,9 +7,9 @@ It runs what is installed for this interpreter: Airflow 3 with two triggerers, o
 from __future__ import annotations
 
 import ast
-import getpass
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -17,7 +17,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,18 +26,31 @@ from typing import Any
 
 import pytest
 import requests
+from cryptography.fernet import Fernet
 
 AIRFLOW = version("apache-airflow")
 IS_2 = AIRFLOW.startswith("2.")
+IS_ROOT = os.geteuid() == 0
 DAGS = Path(__file__).with_name("dags")
 FERNET_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
 def free_port() -> int:
+    """A port below those that the system gives to clients, so that none takes it before its server does."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
+@contextmanager
+def nobody_at(port: int) -> Iterator[None]:
+    """Within it connections to the port are refused, and nobody else is given it."""
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+        yield
 
 
 def wait_for(what: str, holds: Callable[[], Any], timeout: float = 60.0, pause: float = 0.5) -> Any:
@@ -49,9 +63,29 @@ def wait_for(what: str, holds: Callable[[], Any], timeout: float = 60.0, pause: 
     return result
 
 
-def apt_install(package: str) -> None:
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", package]):
-        subprocess.run([*command, "-qq"], check=True, stdout=subprocess.DEVNULL)
+def search_path() -> str:
+    """Where programs are: Debian keeps PostgreSQL's out of PATH."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return os.pathsep.join([*map(str, folders), os.environ["PATH"]])
+
+
+def need(program: str, package: str) -> str:
+    """Return where a program is; root gets it from apt, and for others the run ends here."""
+    apt = shutil.which("apt-get")
+    if shutil.which(program, path=search_path()) is None and IS_ROOT and apt:
+        for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
+            subprocess.run(
+                [apt, "-qq", *command],
+                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                check=False,
+                timeout=600,
+            )
+    found = shutil.which(program, path=search_path())
+    if found is None:
+        pytest.exit(f"make live needs {program}: as root, apt-get install {package}", returncode=1)
+    return found
 
 
 class Postgres:
@@ -60,24 +94,15 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
+        # It refuses to run as root.
+        self._user = "postgres" if IS_ROOT else None
 
     @property
     def dsn(self) -> str:
         return f"postgresql+psycopg2://postgres@127.0.0.1:{self.port}/airflow"
 
-    @property
-    def _path(self) -> str:
-        # Debian keeps the server's programs out of PATH.
-        folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-        return os.pathsep.join([*map(str, folders), os.environ["PATH"]])
-
     def start(self) -> None:
-        # It refuses to run as root.
-        self._user = "postgres" if getpass.getuser() == "root" else None
-        if shutil.which("initdb", path=self._path) is None and self._user:
-            apt_install("postgresql")
-        if shutil.which("initdb", path=self._path) is None:
-            pytest.exit("PostgreSQL's server is needed: apt-get install postgresql")
+        need("initdb", "postgresql")
         self.folder.mkdir()
         if self._user:
             shutil.chown(self.folder, self._user)
@@ -93,8 +118,16 @@ class Postgres:
         """Return all that the database holds."""
         return self._do("pg_dump", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "airflow")
 
+    def triggers(self) -> list[str]:
+        """Return what it holds of each trigger, decrypted."""
+        rows = self._do(
+            *f"psql -h 127.0.0.1 -p {self.port} -U postgres -At airflow -c".split(),
+            "select encrypted_kwargs from trigger",
+        )
+        return [Fernet(FERNET_KEY).decrypt(row.encode()).decode() for row in rows.split()]
+
     def _do(self, *command: str) -> str:
-        env = os.environ | {"PATH": self._path, "LC_ALL": "C.UTF-8"}
+        env = os.environ | {"PATH": search_path(), "LC_ALL": "C.UTF-8"}
         # pg_ctl's server keeps what it inherits open, so that a pipe would never end.
         output = self.folder / "output"
         with output.open("w") as out:

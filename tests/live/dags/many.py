@@ -10,10 +10,10 @@ from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 @dag(schedule=None, start_date=datetime(2026, 1, 1))
 def many():
     @task
-    def batches(**context):
-        return context["dag_run"].conf["batch_ids"]
+    def waits(**context):
+        return context["dag_run"].conf["waits"]
 
-    PortkeyBatchSensor.partial(task_id="wait", deferrable=True, poke_interval=2, timeout=600).expand(batch_id=batches())
+    PortkeyBatchSensor.partial(task_id="wait", deferrable=True, poke_interval=2, timeout=600).expand_kwargs(waits())
 
 
 many()
