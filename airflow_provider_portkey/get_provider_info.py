@@ -71,7 +71,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-portkey",
         "name": name,
-        "description": "`Portkey <https://portkey.ai/>`__: wait for batches of LLM requests.",
+        "description": "`Portkey <https://portkey.ai/>`__: batches of LLM requests: create, wait, cancel, download.",
         "integrations": [
             {
                 "integration-name": name,

@@ -96,6 +96,7 @@ def test_the_next_finds_what_its_creator_could_not_take_note_of(store: Any) -> N
 
 def test_what_never_came_to_be_is_not_found(store: Any) -> None:
     create(None)
+    PortkeyHook().create_batch(upload(PortkeyHook()), "/v1/embeddings")  # one without metadata, where others show theirs
     attempts(1, store).begin(None)
     assert attempts(2, store).find("fail") is None
 

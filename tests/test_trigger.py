@@ -205,3 +205,10 @@ def test_its_log_tells_changes_and_not_polls(
         "Batch batch_1",  # the warning about the unknown word
         "Batch batch_1 is completed",
     ]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_kill_cancels_the_batch_only_if_asked_to(asked: bool, standin: StandIn) -> None:
+    standin.script("batch_1", "in_progress")
+    asyncio.run(revive(PortkeyBatchTrigger("batch_1", cancel_on_kill=asked)).on_kill())
+    assert standin.cancelled == (["batch_1"] if asked else [])

@@ -529,6 +529,8 @@ class _Part:
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
+        if self.len and not data:  # the form would ask for ever
+            raise OSError(f"the file ended {self.len} bytes before its size")
         self.len -= len(data)
         self._meter.add(len(data))
         return data

@@ -31,7 +31,10 @@ from cryptography.fernet import Fernet
 AIRFLOW = version("apache-airflow")
 IS_2 = AIRFLOW.startswith("2.")
 IS_ROOT = os.geteuid() == 0
-DAGS = Path(__file__).with_name("dags")
+DAGS = [
+    *Path(__file__).with_name("dags").glob("*.py"),
+    Path(__file__).parents[2] / "example_dags" / "answer_records.py",
+]
 FERNET_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
@@ -158,7 +161,7 @@ class Deployment:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "NO_PROXY": "*",
             "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "8",
@@ -183,6 +186,9 @@ class Deployment:
         }
 
     def __enter__(self) -> Deployment:
+        (self.home / "dags").mkdir()
+        for file in DAGS:
+            shutil.copy(file, self.home / "dags")
         self.postgres.start()
         try:
             self._airflow("db", "migrate")
@@ -207,7 +213,7 @@ class Deployment:
                 self.triggerers.append(self._start("triggerer", log=f"triggerer-{number}", **env))
                 if not IS_2:
                     wait_for("a triggerer", partial(self._has_triggerers, number + 1), 60)
-            names = {file.stem for file in DAGS.glob("*.py")}
+            names = {file.stem for file in DAGS}
             wait_for("the DAGs", lambda: names <= {dag["dag_id"] for dag in self.get("dags")["dags"]}, 120)
             wait_for("all parts", self._is_healthy, 120)
         except BaseException:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import distribution
 from pathlib import Path
@@ -20,7 +23,7 @@ from tests.live.dags.ends import MODES
 from tests.live.dags.modes import WAITS
 from tests.live.deployment import AIRFLOW, IS_2, Deployment, need, nobody_at, wait_for
 from tests.server.gateway import Gateway
-from tests.server.standin import StandIn, batch_body
+from tests.server.standin import Answer, StandIn, batch_body
 
 CONN_ID = "portkey_default"
 #: Keys that only a scenario knows, so that finding one of them anywhere is a leak.
@@ -216,6 +219,7 @@ def test_what_a_person_does_to_a_waiting_task_cancels_nothing_and_hangs_nothing(
     standin.script("batch_person", "in_progress")
     standin.script("batch_other", "in_progress")
     told = [len(airflow.log_of(n)) for n in range(2)]
+    seen_before = len(standin.requests)
     run = airflow.trigger("deadline", batch_id="batch_person", never="batch_other")
     run.wait_until("deferred", [f"wait_{n}" for n in range(12)], 120)
     doomed = airflow.trigger("deadline", batch_id="batch_person", never="batch_other")
@@ -233,9 +237,61 @@ def test_what_a_person_does_to_a_waiting_task_cancels_nothing_and_hangs_nothing(
     states = run.wait()
 
     assert states == {name: "failed" if name == "wait_1" else "success" for name in states}
-    assert {seen.method for seen in standin.requests} == {"GET"}
+    assert {seen.method for seen in standin.requests[seen_before:]} == {"GET"}
     said = "".join(airflow.log_of(n)[told[n] :] for n in range(2))
     assert not re.findall(r"Traceback|Unclosed|\[error ", said)
+
+
+def test_the_whole_loop_from_records_to_answers(airflow: Deployment, standin: StandIn, tmp_path: Path) -> None:
+    standin.course = [(0, "validating"), (1, "completed")]
+
+    run = airflow.trigger("answer_records", folder=str(tmp_path), model="m")
+    states = run.wait(300)
+
+    assert set(states.values()) == {"success"}, states
+    [batch] = standin.batches
+    assert run.xcoms("create")["batch_id"] == batch.id
+    assert "Deferring for up to" in run.log("create")
+    manifest = run.xcoms("download")["return_value"]
+    assert (manifest["counts_match"], manifest["missing"], manifest["output"]["lines"]) == (True, [], 3)
+    joined = run.xcoms("join")["return_value"]
+    assert [(row["id"], row["answer"]) for row in joined] == [(n, f"Answer to {n}") for n in "123"]
+
+
+def test_no_kill_makes_a_create_pay_twice(airflow: Deployment, standin: StandIn, tmp_path: Path) -> None:
+    standin.course = [(0, "in_progress"), (4, "completed")]
+    paid = len(standin.batches)
+    # Time for a kill before a batch is there, and between that and the answer.
+    standin.fail("POST", "/v1/batches", *[Answer(delay=0.5)] * 10)
+    standin.fail("POST", "/v1/batches", *[Answer(delay=0.5)] * 10, after=True)
+
+    run = airflow.trigger("killed", folder=str(tmp_path))
+    # From before the upload until it waits.
+    moments = {n: random.uniform(0, 4) for n in range(20)}
+    print("killed after", *(f"{moment:.2f}" for moment in moments.values()), "s")
+    begun: dict[int, tuple[float, int]] = {}
+
+    def all_killed() -> bool:
+        for n in moments.keys() - begun.keys():
+            with suppress(FileNotFoundError, ValueError):
+                begun[n] = time.monotonic(), int((tmp_path / f"{n}-1").read_text())
+        for n, (at, pid) in begun.items():
+            if n in moments and time.monotonic() - at >= moments[n]:
+                os.kill(pid, signal.SIGKILL)
+                del moments[n]
+        return not moments
+
+    wait_for("twenty kills", all_killed, 300, 0.02)
+    states = run.wait(300)
+
+    assert set(states.values()) == {"success"}, states
+    batches = standin.batches[paid:]
+    keys = [batch.body["metadata"]["airflow_attempt_key"] for batch in batches]
+    assert (len(keys), len(set(keys))) == (20, 20)
+    assert sorted(run.xcoms("create", n)["batch_id"] for n in range(20)) == sorted(batch.id for batch in batches)
+    # Airflow 2 may count more of them than there were.
+    tries = [ti["try_number"] for name, ti in run.task_instances().items() if name != "requests"]
+    assert min(tries) > 1
 
 
 @pytest.fixture
