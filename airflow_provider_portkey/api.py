@@ -735,19 +735,20 @@ def _decode(body: bytes) -> Any:
     try:
         answer = json.loads(text, parse_constant=lambda name: None, parse_float=_finite)
         if re.search(r"\\u(0000|[dD][89a-fA-F])", text):
-            answer = _storable(answer)
+            answer = storable(answer)
     except (ValueError, RecursionError):
         return None
     return answer
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
+    """Return JSON types without what a database does not take in a text: NUL and halves of characters."""
     if isinstance(value, str):
         return value.replace("\0", "").encode(errors="replace").decode()
     if isinstance(value, list):
-        return [_storable(item) for item in value]
+        return [storable(item) for item in value]
     if isinstance(value, dict):
-        return {_storable(name): _storable(item) for name, item in value.items()}
+        return {storable(name): storable(item) for name, item in value.items()}
     return value
 
 

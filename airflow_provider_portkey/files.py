@@ -6,6 +6,7 @@ The files of a batch: what it asks, checked before it is sent, and what it answe
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+from airflow_provider_portkey.api import storable
 from airflow_provider_portkey.batch import Batch, shorten
 from airflow_provider_portkey.exceptions import PortkeyInputError
 
@@ -236,9 +238,9 @@ def manifest(batch: Batch, output: Download | None, error: Download | None, aske
         "error": error and error.to_dict(),
         "request_counts": vars(batch.request_counts).copy(),
         "counts_match": _counts_match(batch, output, error),
-        "missing": None if missing is None else sorted(missing)[:_MAX_NAMED],
+        "missing": None if missing is None else storable(sorted(missing)[:_MAX_NAMED]),
         "missing_count": None if missing is None else len(missing),
-        "doubled": sorted(doubled)[:_MAX_NAMED],
+        "doubled": storable(sorted(doubled)[:_MAX_NAMED]),
         "doubled_count": len(doubled),
     }
 
@@ -285,9 +287,11 @@ def storage_path(path: AnyPath) -> ObjectStoragePath:
 
     if isinstance(path, ObjectStoragePath):
         return path
-    text = os.fspath(path).strip()
+    text = os.fspath(path).strip() if isinstance(path, (str, os.PathLike)) else ""
     if text in ("", "None"):
-        raise PortkeyInputError(f"path is {text!r}: did the task that should have handed it over push one?")
+        raise PortkeyInputError(
+            f"path is {shorten(repr(path))}: did the task that should have handed it over push one?"
+        )
     # Airflow 2.11 and 3.1 take a relative path for one from the root.
     return ObjectStoragePath(text if "://" in text else os.path.abspath(text))  # noqa: PTH100
 
@@ -295,6 +299,9 @@ def storage_path(path: AnyPath) -> ObjectStoragePath:
 @contextmanager
 def written_whole(path: ObjectStoragePath) -> Iterator[IO[bytes]]:
     """Give a file that is to be under ``path`` once all of it is written, and leaves no trace otherwise."""
+    if path.protocol in ("", "file", "local") and path.is_dir():
+        # To move a file there would put it into the folder, under the wrong name.
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # A name of its own, so that an attempt that is believed dead does not write into this one's.
     part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
     try:
