@@ -46,6 +46,9 @@ DEFAULT_MAX_CONNECTIONS = 100
 #: A batch is some kilobytes. A larger answer is refused before it fills a triggerer's memory.
 MAX_ANSWER_BYTES = 8 * 2**20
 
+#: A file that is larger is no error in the place of one.
+MAX_ERROR_BYTES = 2**16
+
 #: How many batches are asked for at once.
 PAGE_SIZE = 100
 
@@ -403,6 +406,18 @@ def read_file_id(response: Response, request: Request, settings: Settings) -> st
 def read_nothing(response: Response, request: Request, settings: Settings) -> None:
     """Read the answer to :func:`cancel_batch`: providers say different things, or nothing, if they accept it."""
     read_answer(response, request, settings, lambda answer: None)
+
+
+def read_content(response: Response, request: Request, settings: Settings) -> None:
+    """See that the answer to :func:`retrieve_file_content`, a small one, is a file and not an error."""
+
+    def read(answer: Any) -> None:
+        # A batch's answer to a request may have an error too, and says which request it is about.
+        is_line = not isinstance(answer, Mapping) or "custom_id" in answer
+        if not is_line and (answer.get("error") or answer.get("status") == "failure"):
+            raise ValueError("it is an error")
+
+    read_answer(response, request, settings, read)
 
 
 def _hidden(batch: Batch, settings: Settings) -> Batch:

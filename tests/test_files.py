@@ -425,6 +425,12 @@ class TestStoragePath:
         path = ObjectStoragePath(given)
         assert storage_path(path) is path
 
+    def test_a_relative_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with written_whole(storage_path("results/output.jsonl")) as file:
+            file.write(b"x")
+        assert (tmp_path / "results" / "output.jsonl").read_bytes() == b"x"
+
 
 class TestMeter:
     @pytest.fixture

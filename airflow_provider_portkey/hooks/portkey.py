@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook, mask_secret
 
 from airflow_provider_portkey import api
-from airflow_provider_portkey.batch import shorten
+from airflow_provider_portkey.batch import BatchStatus, shorten
 from airflow_provider_portkey.exceptions import (
     PortkeyConnectionNotFoundError,
     PortkeyError,
@@ -180,7 +180,7 @@ class PortkeyHook(BaseHook):
 
     def cancel_batch(self, batch_id: str, *, retry_within: float | None = None) -> Batch:
         """
-        Ask for a batch to be cancelled, and retrieve it. That it ended before is no error.
+        Ask for a batch to be cancelled, and retrieve it. That it ended before, or is being cancelled, is no error.
 
         The provider may take minutes: until then the status is ``cancelling``, or still what it was.
 
@@ -188,8 +188,7 @@ class PortkeyHook(BaseHook):
 
         :param batch_id: the batch's id, plain or percent-encoded
         :param retry_within: seconds after which no further attempt is begun; default: no limit
-        :raises PortkeyRefusedError: if the call was refused, and the batch has not ended; for what else see
-            :meth:`get_batch`
+        :raises PortkeyRefusedError: if the call was refused, and the batch goes on; for what else see :meth:`get_batch`
         """
         refusal = None
         try:
@@ -197,7 +196,7 @@ class PortkeyHook(BaseHook):
         except PortkeyRefusedError as error:
             refusal = error
         batch = self.get_batch(batch_id, retry_within=retry_within)
-        if refusal and not batch.status.is_terminal:
+        if refusal and not batch.status.is_terminal and batch.status is not BatchStatus.CANCELLING:
             raise refusal
         return batch
 
@@ -225,7 +224,13 @@ class PortkeyHook(BaseHook):
                 size = source.stat().st_size
                 part = _Part(file, size, Meter(self.log, f"Uploading {source.name}", size))
                 form = MultipartEncoder({"purpose": purpose, "file": (source.name, part, "application/jsonl")})
-                response = _send(session, request, settings, form, {"Content-Type": form.content_type})
+                try:
+                    response = _send(session, request, settings, form, {"Content-Type": form.content_type})
+                except PortkeyTransientError:
+                    if part.failure is None:
+                        raise
+            if part.failure is not None:
+                raise part.failure
             return api.read_file_id(response, request, settings)
 
         return self._call(partial(api.upload_file, filename=source.name), send)
@@ -254,17 +259,22 @@ class PortkeyHook(BaseHook):
         def receive(session: requests.Session, request: api.Request, settings: api.Settings) -> Tally:
             tally = Tally()
             with _opened(session, request, settings) as response:
-                if not response.ok:
+                if not 200 <= response.status_code < 300:
                     raise api.failure(_read(response, request, settings, time.monotonic()), request, settings)
-                total = None if response.headers.get("content-encoding") else response.headers.get("content-length")
-                meter = Meter(self.log, f"Downloading {shorten(file_id)}", int(total) if total else None)
+                total = None if response.headers.get("content-encoding") else response.raw.length_remaining
+                meter = Meter(self.log, f"Downloading {shorten(file_id)}", total)
+                head = b""
                 with opened() as file:
                     for chunk in _chunks(response, request, settings):
+                        if len(head) < api.MAX_ERROR_BYTES:
+                            head += chunk
                         if file is not None:
                             file.write(chunk)
                         tally.add(chunk)
                         meter.add(len(chunk))
-            tally.end_line()
+                    tally.end_line()
+                    if tally.bytes == len(head):
+                        api.read_content(_response(response, head), request, settings)
             return tally
 
         return self._call(partial(api.retrieve_file_content, file_id=file_id), receive)
@@ -526,11 +536,18 @@ class _Part:
         self._meter = meter
         #: How many bytes are left.
         self.len = size
+        #: What reading it raised, which HTTP libraries would take for a fault of the network.
+        self.failure: OSError | None = None
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        if self.len and not data:  # the form would ask for ever
-            raise OSError(f"the file ended {self.len} bytes before its size")
+    def read(self, size: int) -> bytes:
+        try:
+            # What was appended since then is not part of it.
+            data = self._file.read(min(size, self.len))
+            if not data:
+                raise OSError(f"The file was cut short while it was uploaded: its last {self.len} bytes are missing")
+        except OSError as error:
+            self.failure = error
+            raise
         self.len -= len(data)
         self._meter.add(len(data))
         return data
@@ -609,8 +626,12 @@ def _read(response: requests.Response, request: api.Request, settings: api.Setti
         if time.monotonic() > deadline:
             late = TimeoutError(f"the body was not complete after {settings.timeout:g} s")
             raise api.no_answer(late, request, settings)
+    return _response(response, bytes(body))
+
+
+def _response(response: requests.Response, body: bytes) -> api.Response:
     headers = {name.lower(): value for name, value in response.headers.items()}
-    return api.Response(response.status_code, headers, bytes(body))
+    return api.Response(response.status_code, headers, body)
 
 
 def _send(
