@@ -96,7 +96,8 @@ def test_the_next_finds_what_its_creator_could_not_take_note_of(store: Any) -> N
 
 def test_what_never_came_to_be_is_not_found(store: Any) -> None:
     create(None)
-    PortkeyHook().create_batch(upload(PortkeyHook()), "/v1/embeddings")  # one without metadata, where others show theirs
+    # One without metadata, where others show theirs.
+    PortkeyHook().create_batch(upload(PortkeyHook()), "/v1/embeddings")
     attempts(1, store).begin(None)
     assert attempts(2, store).find("fail") is None
 
@@ -170,6 +171,21 @@ class TestAProviderThatDropsMetadata:
         assert attempts(2, store).find("create") is None
         assert "Creating one, since on_unknown is 'create'" in caplog.text
 
+    def test_another_question_was_not_asked_before(self) -> None:
+        store = Store()
+        first = attempts(1, store)
+        first.begin(None)
+        first.created(create(first))
+        assert attempts(2, store, asked=["file-2", {}]).find("fail") is None
+
+    def test_a_noted_batch_that_is_gone_is_replaced(self, no_pause: None) -> None:
+        store = Store()
+        create(None)
+        first = attempts(1, store)
+        first.begin(None)
+        first.created(Batch.from_dict({"id": "batch_gone", "status": "validating"}))
+        assert attempts(2, store).find("fail") is None
+
     def test_an_empty_list_tells(self, store: Any) -> None:
         attempts(1, store).begin(None)
         assert attempts(2, store).find("fail") is None
@@ -202,13 +218,6 @@ def test_a_list_without_end_tells_nothing(store: Any, standin: StandIn) -> None:
     with pytest.raises(PortkeyAttemptUnknownError, match="too many"):
         attempts(2, store).find("fail")
     assert len(standin.requests) == MAX_LISTED // 100
-
-
-def test_a_noted_batch_that_is_gone_is_replaced(store: Any, standin: StandIn, no_pause: None) -> None:
-    first = attempts(1, store)
-    first.begin(None)
-    first.created(Batch.from_dict({"id": "batch_gone", "status": "validating"}))
-    assert attempts(2, store).find("fail") is None
 
 
 def test_a_store_that_is_down_does_no_harm() -> None:
