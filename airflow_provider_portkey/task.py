@@ -81,6 +81,10 @@ class BatchTask(_Base):
         except PortkeyTransientError as error:
             self._progress.missed(error, self.log)
             return None
+        return self._take(context, batch)
+
+    def _take(self, context: Context, batch: Batch) -> dict[str, Any] | None:
+        """Take note of an answer; return what :meth:`_end` does."""
         if not batch.status.is_terminal:  # the verdict tells the end
             self._progress.saw(batch, self.log)
         return self._end(context, batch)
@@ -110,21 +114,24 @@ class BatchTask(_Base):
             kind = BAD_ENDS.get(batch.status, PortkeyBatchEndedError)
         raise kind(verdict.reason, batch)
 
-    def _wait(self, context: Context, **to_trigger: Any) -> dict[str, Any]:
+    def _wait(self, context: Context, batch: Batch | None = None, **to_trigger: Any) -> dict[str, Any]:
         """
         Wait here, or in the triggerer, until the batch has ended; return what the task returns.
 
+        :param batch: the batch as it was seen just now; one that was just created may not be found at once
         :param to_trigger: further arguments of the trigger
         """
         started_at = time.time()
         schedule = Schedule(started_at=started_at, deadline=started_at + self.timeout, poke_interval=self.poke_interval)
-        while (answer := self._look(context)) is None:
+        answer = self._look(context) if batch is None else self._take(context, batch)
+        while answer is None:
             if self.deferrable:
                 self._defer(context, started_at=started_at, poke_interval=self.poke_interval, **to_trigger)
             delay = schedule.delay(random.random(), self._progress.retry_after)
             if delay is None:
                 self._time_is_up()
             time.sleep(delay)
+            answer = self._look(context)
         return answer
 
     def _defer(self, context: Context, *, started_at: float, poke_interval: float, **to_trigger: Any) -> NoReturn:

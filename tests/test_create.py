@@ -12,6 +12,7 @@ import pytest
 
 from airflow_provider_portkey import exceptions
 from airflow_provider_portkey.attempts import METADATA_KEY
+from airflow_provider_portkey.batch import Batch, BatchStatus, RequestCounts
 from airflow_provider_portkey.operators.batch import PortkeyCreateBatchOperator
 from tests.airflow_run import Run, run_task
 from tests.server.standin import Answer, StandIn, batch_body
@@ -125,6 +126,13 @@ class TestWaiting:
         assert standin.cancelled == [batch.id for batch in standin.batches if cancels]
 
 
+def test_a_batch_is_not_looked_for_right_after_it_was_created(standin: StandIn) -> None:
+    standin.course = [(0, "in_progress"), (0.1, "completed")]
+    run = create(**WAIT | {"poke_interval": 0.5})
+    assert run.states == {"wait": "success"}
+    assert [seen.method for seen in standin.requests] == ["POST", "POST", "GET"]
+
+
 class TestAttempts:
     def test_a_batch_whose_creator_heard_nothing_is_gone_on_with(self, standin: StandIn) -> None:
         standin.fail("POST", "/v1/batches", Answer(how="reset"), after=True)
@@ -141,6 +149,14 @@ class TestAttempts:
         assert run.states == {"wait": "success"}
         assert len(standin.batches) == len(standin.uploads) == 1
         assert pulled(run, "batch_id") == standin.batches[0].id
+
+    def test_which_batches_are_gone_on_with(self) -> None:
+        task = PortkeyCreateBatchOperator(
+            task_id="t", input_file_id="f", allowed_statuses=["completed", "expired"], fail_on_request_errors="any"
+        )
+        of_use = [status.value for status in BatchStatus if task._is_of_use(Batch("b", status))]
+        assert of_use == ["validating", "in_progress", "finalizing", "completed", "expired"]
+        assert not task._is_of_use(Batch("b", BatchStatus.COMPLETED, request_counts=RequestCounts(2, 1, 1)))
 
     def test_without_durable_each_attempt_creates_one(self, standin: StandIn) -> None:
         standin.fail("POST", "/v1/batches", Answer(502), after=True)

@@ -245,7 +245,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         if not self.wait_for_completion:
             return batch.to_dict()
         with self._cancelling_on_timeout():
-            return self._wait(context, cancel_on_kill=self.cancel_from_trigger)
+            return self._wait(context, batch, cancel_on_kill=self.cancel_from_trigger)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """End as the trigger's event says."""
