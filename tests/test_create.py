@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_portkey import exceptions
 from airflow_provider_portkey.attempts import METADATA_KEY
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("airflow_db", "connection")
 REQUESTS = [{"custom_id": f"r{n}", "body": {"model": "m", "input": f"text {n}"}} for n in range(4)]
 ENDPOINT = "/v1/embeddings"
 LINES = b"".join(json.dumps({"method": "POST", "url": ENDPOINT, **request}).encode() + b"\n" for request in REQUESTS)
-WAIT = {"wait_for_completion": True, "poke_interval": 0.1}
+WAIT: dict[str, Any] = {"wait_for_completion": True, "poke_interval": 0.1}
 
 
 def create(**kwargs: Any) -> Run:
@@ -59,6 +60,14 @@ class TestInputs:
         assert run.states == {"wait": "success"}
         [upload] = standin.uploads
         assert (upload.filename, standin.files[upload.file_id]) == ("mine.jsonl", LINES)
+
+    def test_a_path_that_is_wrong_is_named(self, standin: StandIn, tmp_path: Path) -> None:
+        path = tmp_path / "mine.jsonl"
+        path.write_text("{}\n\nnothing\n")
+        [error] = create(requests=None, input_path=str(path)).errors
+        assert str(error).startswith(f"{path}: This can't be the input of a batch. Nothing was sent.\n")
+        assert "line 3: not JSON" in str(error)
+        assert standin.requests == []
 
     def test_a_file_that_is_there(self, standin: StandIn) -> None:
         standin.files["file-mine"] = LINES
@@ -184,6 +193,19 @@ class TestCancelling:
         task.batch_id = "batch_1"
         task.on_kill()
         assert standin.requests == []
+
+    @pytest.mark.parametrize("asked", [False, True])
+    def test_its_trigger_cancels_only_if_asked_to(self, asked: bool) -> None:
+        task = PortkeyCreateBatchOperator(
+            task_id="t", requests=REQUESTS, endpoint=ENDPOINT, cancel_from_trigger=asked, deferrable=True, **WAIT
+        )
+        ti = SimpleNamespace(
+            dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=lambda key, value: None
+        )
+        context: Any = {"ti": ti}
+        with pytest.raises(TaskDeferred) as deferred:
+            task.execute(context)
+        assert deferred.value.trigger.cancel_on_kill is asked
 
     @pytest.mark.parametrize("cancels", [False, True])
     def test_so_does_a_deferral_that_airflow_ends(self, cancels: bool, standin: StandIn) -> None:
