@@ -9,7 +9,7 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -296,6 +296,39 @@ def quoting(text: str, length: int) -> str:
     return "x" * (length - 12 - len("openai error: ")) + " " + text
 
 
+def called(
+    *answers: Answer, within: Callable[[Scene], AbstractContextManager[object]] | None = None, **extra: Any
+) -> Callable[[Scene], None]:
+    """Make each call that the hook has beside the wait's, and let it be answered these."""
+
+    def run(scene: Scene) -> None:
+        world, evidence, hook = scene.world, scene.evidence, PortkeyHook()
+        world.connect(**EXTRA | extra)
+        source, target = str(world.file("requests.jsonl", b"{}\n" * 1_000)), str(world.folder / "output.jsonl")
+        world.standin.files["file-1"] = b"{}\n" * 1_000
+        world.standin.script("batch_1", "in_progress")
+        calls: dict[tuple[str, str], Callable[[], object]] = {
+            ("POST", "/v1/files"): lambda: hook.upload_file(source),
+            ("POST", "/v1/batches"): lambda: hook.create_batch("file-1", "/v1/embeddings", metadata={"a": "b"}),
+            ("GET", "/v1/batches"): lambda: list(hook.list_batches()),
+            ("POST", "/v1/batches/batch_1/cancel"): lambda: hook.cancel_batch("batch_1"),
+            ("GET", "/v1/files/file-1/content"): lambda: hook.download_file("file-1", target),
+        }
+        if scene.stack == "aiohttp":
+            cancel = ("POST", "/v1/batches/batch_1/cancel")
+            calls = {cancel: lambda: asyncio.run(hook.acancel_batch("batch_1"))}
+        for (method, path), call in calls.items():
+            world.standin.fail(method, path, *answers * api.ATTEMPTS)
+            with within(scene) if within else nullcontext():
+                try:
+                    evidence.add_object(f"result of {method} {path}", call())
+                except (PortkeyError, OSError) as error:
+                    evidence.add_error(error)
+        evidence.add_object("hook", hook)
+
+    return run
+
+
 #: What a server was sent, and can send back.
 SENT = [API_KEY, VIRTUAL_KEY, SECRETS["config"], CONFIG_KEY, AWS_KEY, PROVIDER_KEY]
 QUOTES = "; ".join(SENT)
@@ -399,6 +432,23 @@ SCENES: dict[str, Callable[[Scene], None]] = {
     "a proxy for TLS that is down": https_proxy(port=1),
     "a proxy for TLS to a server not trusted": https_proxy(expired=True),
     "a SOCKS proxy": socks_proxy,
+    "calls: success": called(),
+    "calls: 401 quoting everything": called(portkey_error(401, QUOTES)),
+    "calls: 400 of the provider, cut": called(provider_error(400, quoting(API_KEY, 300))),
+    "calls: 409 in HTML": called(page(409, f"{API_KEY} <b>{PROVIDER_KEY}</b> {AWS_KEY}")),
+    "calls: 429 quoting everything": called(portkey_error(429, QUOTES)),
+    "calls: 503 quoting everything": called(Answer(503, QUOTES)),
+    "calls: 200 with an error": called(Answer(200, {"error": {"message": QUOTES}})),
+    "calls: 200 with no JSON": called(Answer(200, QUOTES)),
+    "calls: a redirect that quotes": called(
+        Answer(302, headers={"Location": f"http://me:{PROXY_PASSWORD}@elsewhere.invalid/{API_KEY}/x?k={AWS_KEY}"})
+    ),
+    "calls: reset": called(Answer(how="reset", after_bytes=500)),
+    "calls: truncated": called(Answer(how="truncate", after_bytes=20)),
+    "calls: no HTTP": called(Answer(body=f"{API_KEY} {PROVIDER_KEY}\r\n\r\n".encode(), how="raw")),
+    "calls: read timeout": called(Answer(delay=60), timeout=0.1),
+    "calls: connection refused": called(within=lambda scene: scene.world.standin.outage()),
+    "calls: a proxy that is down": called(proxy=f"http://me:{PROXY_PASSWORD}@{HOST}:1"),
 }
 
 
