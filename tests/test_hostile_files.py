@@ -546,6 +546,16 @@ class TestUpload:
         assert uploaded(place)
         assert len(place.standin.uploads) == 1
 
+    def test_a_server_that_takes_its_time(self, place: Place) -> None:
+        """It may let the body wait for longer than a connection."""
+        place.connect(connect_timeout=0.2, timeout=5)
+        with place.source.open("wb") as file:
+            file.truncate(32 * 2**20)
+        place.standin.fail("POST", "/v1/files", Answer(delay=0.6))
+        place.hook.upload_file(place.source)
+        assert [upload.bytes for upload in place.standin.uploads] == [32 * 2**20]
+        assert len(place.standin.requests) == 1
+
     def test_its_answer_is_lost(self, place: Place) -> None:
         place.standin.fail("POST", "/v1/files", Answer(how="reset"), after=True)
         assert place.hook.upload_file(place.source) == place.standin.uploads[1].file_id

@@ -564,6 +564,8 @@ def _opened(
     """Send a request and give its answer, the body not read yet. ``data`` is a body to stream."""
     import requests
 
+    # urllib3 bounds by it not only the connecting, but each write of a body too.
+    connect_timeout = settings.connect_timeout if data is None else settings.timeout
     if request.body is not None:
         data, headers = request.body, {"Content-Type": "application/json"}
     failure = None
@@ -575,7 +577,7 @@ def _opened(
             headers=headers,
             stream=True,
             allow_redirects=False,
-            timeout=(settings.connect_timeout, settings.timeout),
+            timeout=(connect_timeout, settings.timeout),
         )
     except (requests.RequestException, OSError) as error:
         failure = api.no_answer(error, request, settings, was_sent=_was_sent(error))
