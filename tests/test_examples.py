@@ -39,13 +39,14 @@ def test_wait_for_many_batches(standin: StandIn, capsys: pytest.CaptureFixture[s
     assert "294 requests were answered" in capsys.readouterr().out
 
 
-def test_keep_partial_results(standin: StandIn) -> None:
+def test_keep_partial_results(standin: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     standin.script("batch_abc123", "expired")
+    standin.files["file-batch_abc123-input"] = b"".join(b'{"custom_id": "request-%d"}\n' % n for n in range(61))
 
-    run = run_dag(load_dag("keep_partial_results"))
+    run = run_dag(load_dag("keep_partial_results"), {"folder": str(tmp_path)})
 
-    assert run.states == {"retrieve": "success", "read": "success"}
-    assert run.xcoms["read"]["return_value"] == 60
+    assert run.states == {"retrieve": "success", "download": "success", "tell": "success"}
+    assert "60 requests were answered. Missing: ['request-60']" in capsys.readouterr().out
 
 
 def test_answer_records(standin: StandIn, tmp_path: Path) -> None:
