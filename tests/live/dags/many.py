@@ -13,7 +13,7 @@ def many():
     def waits(**context):
         return context["dag_run"].conf["waits"]
 
-    PortkeyBatchSensor.partial(task_id="wait", deferrable=True, poke_interval=2, timeout=600).expand_kwargs(waits())
+    PortkeyBatchSensor.partial(task_id="wait", deferrable=True, poke_interval=2, timeout=1800).expand_kwargs(waits())
 
 
 many()

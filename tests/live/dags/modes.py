@@ -9,7 +9,7 @@ from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 
 WAITS = {
     "poke": (PortkeyBatchSensor, {}),
-    # Airflow 3 may take five seconds to see that a task left its worker: one that comes back sooner counts as lost.
+    # One that comes back sooner may be taken for lost by Airflow 3.
     "reschedule": (PortkeyBatchSensor, {"mode": "reschedule", "poke_interval": 10}),
     "deferred": (PortkeyBatchSensor, {"deferrable": True}),
     "ends_from_trigger": (PortkeyBatchSensor, {"deferrable": True, "end_from_trigger": True}),
