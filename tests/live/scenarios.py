@@ -49,6 +49,8 @@ def airflow(request: pytest.FixtureRequest, standin: StandIn, gateway: Gateway) 
     home = Path(tempfile.mkdtemp(prefix="airflow-portkey-live-"))
     home.chmod(0o755)  # PostgreSQL runs as another user
     print(f"\nAirflow {AIRFLOW}, in {home}", flush=True)
+    # Terminated, by timeout(1) for one, a run leaves no Airflow behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Deployment(home) as deployment:
         connect(deployment, standin, gateway)
         yield deployment
