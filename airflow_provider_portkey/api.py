@@ -240,7 +240,7 @@ def batch_body(
         wrong.append(f"completion_window must be a string such as 24h, got {shorten(repr(completion_window))}")
     wrong.unless(_check_metadata, metadata)
     fields: dict[str, Any] = {
-        "input_file_id": input_file_id,
+        "input_file_id": str(input_file_id).strip(),
         "endpoint": endpoint,
         "completion_window": completion_window,
         "metadata": metadata,

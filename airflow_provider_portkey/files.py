@@ -293,7 +293,15 @@ def storage_path(path: AnyPath) -> ObjectStoragePath:
             f"path is {shorten(repr(path))}: did the task that should have handed it over push one?"
         )
     # Airflow 2.11 and 3.1 take a relative path for one from the root.
-    return ObjectStoragePath(text if "://" in text else os.path.abspath(text))  # noqa: PTH100
+    try:
+        found = ObjectStoragePath(text if "://" in text else os.path.abspath(text))  # noqa: PTH100
+        found.fs  # noqa: B018 - it is looked for here
+    except ValueError as error:
+        raise PortkeyInputError(
+            f"{shorten(text)!r} can't be reached: {error}. Is the Airflow provider for that storage installed, such as "
+            "apache-airflow-providers-amazon[s3fs] for s3?"
+        ) from None
+    return found
 
 
 @contextmanager

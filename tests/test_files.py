@@ -425,6 +425,11 @@ class TestStoragePath:
         path = ObjectStoragePath(given)
         assert storage_path(path) is path
 
+    @pytest.mark.parametrize("path", ["nowhere://bucket/x", "az://conn@container/x"])
+    def test_a_storage_whose_provider_is_missing_is_named(self, path: str) -> None:
+        with pytest.raises(PortkeyInputError, match=f"'{path}' can't be reached: .* for that storage installed"):
+            storage_path(path)
+
     def test_a_relative_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         with written_whole(storage_path("results/output.jsonl")) as file:

@@ -86,14 +86,15 @@ def test_in_each_mode_the_same_xcoms_which_a_task_downstream_uses(airflow: Deplo
         assert re.search(r"Deferring for up to (600|59\d) s, to look every 1 s\.", run.log(wait))
 
 
-def test_two_hundred_deferred_waits_hold_no_slot_and_end_right(airflow: Deployment, standin: StandIn) -> None:
-    ids = [f"batch_many_{n}" for n in range(200)]
+def test_many_deferred_waits_hold_no_slot_and_end_right(airflow: Deployment, standin: StandIn) -> None:
+    count = 50 if IS_2 else 200  # Airflow 2 spends more than a second of CPU on each
+    ids = [f"batch_many_{n}" for n in range(count)]
     for batch_id in ids:
         standin.script(batch_id, "in_progress")
 
     # Every other one ends in the triggerer.
-    run = airflow.trigger("many", waits=[{"batch_id": ids[n], "end_from_trigger": n % 2 == 1} for n in range(200)])
-    waits = [f"wait[{n}]" for n in range(200)]
+    run = airflow.trigger("many", waits=[{"batch_id": ids[n], "end_from_trigger": n % 2 == 1} for n in range(count)])
+    waits = [f"wait[{n}]" for n in range(count)]
     run.wait_until("deferred", waits, 600)
     # Eight workers are all there are: were one of the waits to hold a slot, this run would be slower for it.
     standin.script("batch_free", "completed")
@@ -103,7 +104,7 @@ def test_two_hundred_deferred_waits_hold_no_slot_and_end_right(airflow: Deployme
 
     states = run.wait(600)
     assert {states[name] for name in waits} == {"success"}
-    for n in (0, 99, 100, 199):
+    for n in (0, 1, count - 2, count - 1):
         assert run.xcoms("wait", n) == expected(f"batch_many_{n}")
 
 
