@@ -3,7 +3,7 @@
 # Both make their own environment in .venv; they need Python 3.11 or later and nothing else.
 #
 # make live   drives the installed wheel in a whole Airflow 3.3 and 2.11 on PostgreSQL, with a browser; takes about
-#             15 minutes. Root gets PostgreSQL and Chromium from apt if they are missing. LIVE=3.3 for one of the two,
+#             20 minutes. Root gets PostgreSQL and Chromium from apt if they are missing. LIVE=3.3 for one of the two,
 #             ARGS="-k bad_end" for some scenarios; 2.11 needs PYTHON to be 3.11 or 3.12
 # make bench  compares waits with other providers', in an environment of its own; takes about 25 minutes.
 #             ARGS="--waits 100 --only this openai" for less, ARGS="--plot docs/waits.png" for README's picture
