@@ -629,6 +629,7 @@ class TestServing:
             base_url = process.stdout.readline().split()[-1]
             response = get(f"{base_url}/batches/batch_demo", HOSTED)
             process.send_signal(signal.SIGINT)
+            process.wait(30)
         assert response.json()["status"] == "validating"
         assert process.returncode == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import threading
 from contextlib import suppress
 
@@ -16,6 +17,8 @@ def main() -> None:
     """Serve one batch that takes its time, until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m tests.server", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any that is free)")
+    # A shell has its background jobs ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with StandIn(port=parser.parse_args().port) as standin, suppress(KeyboardInterrupt):
         standin.timeline(BATCH_ID, STEPS)
         print(f"base URL     {standin.base_url}")
