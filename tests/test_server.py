@@ -629,7 +629,10 @@ class TestServing:
             base_url = process.stdout.readline().split()[-1]
             response = get(f"{base_url}/batches/batch_demo", HOSTED)
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            try:
+                process.wait(30)
+            finally:
+                process.kill()
         assert response.json()["status"] == "validating"
         assert process.returncode == 0
 
