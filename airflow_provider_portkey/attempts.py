@@ -80,7 +80,7 @@ class Attempts:
         :raises PortkeyAttemptUnknownError: then, if it is ``"fail"``
         """
         stored = self._read()
-        if stored is None and (self._is_first or self._store is not None):
+        if stored is None and self._is_first:
             return None
         mine = stored if stored and stored.get("key") == self.key else {}
         self._file_id = mine.get("input_file_id")
@@ -89,7 +89,7 @@ class Attempts:
             batch = self._retrieve(batch_id)
         if batch is None:
             found = self.look_up()
-            if found.batch is None and not found.is_all and (mine or not stored) and not batch_id:
+            if found.batch is None and not found.is_all and (mine or self._store is None) and not batch_id:
                 self._is_unknown(on_unknown)
             batch = found.batch
         elif not self._is_of_use(batch):

@@ -178,6 +178,10 @@ class TestAProviderThatDropsMetadata:
         first.created(create(first))
         assert attempts(2, store, asked=["file-2", {}]).find("fail") is None
 
+    def test_an_attempt_that_began_nothing_leaves_nothing(self) -> None:
+        create(None)
+        assert attempts(2, Store()).find("fail") is None
+
     def test_a_noted_batch_that_is_gone_is_replaced(self, no_pause: None) -> None:
         store = Store()
         create(None)
@@ -218,6 +222,13 @@ def test_a_list_without_end_tells_nothing(store: Any, standin: StandIn) -> None:
     with pytest.raises(PortkeyAttemptUnknownError, match="too many"):
         attempts(2, store).find("fail")
     assert len(standin.requests) == MAX_LISTED // 100
+
+
+def test_a_store_that_was_down_when_it_began_does_no_harm() -> None:
+    first = attempts(1, BrokenStore())
+    first.begin(None)
+    batch = create(first)
+    assert attempts(2, Store()).find("fail") == batch
 
 
 def test_a_store_that_is_down_does_no_harm() -> None:
