@@ -64,7 +64,7 @@ class Attempts:
         ti = context["ti"]
         who = (ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
         #: Says, in a batch's metadata, what made it.
-        self.key = hashlib.sha256(json.dumps([who, asked], sort_keys=True).encode()).hexdigest()
+        self.key = hashlib.sha256(json.dumps(json.loads(json.dumps([who, asked])), sort_keys=True).encode()).hexdigest()
         self._is_first = ti.try_number <= 1
         self._store: Any = context.get("task_state_store")
         self._hook = hook
@@ -143,7 +143,8 @@ class Attempts:
         try:
             return self._hook.get_batch(batch_id)
         except PortkeyRefusedError as error:
-            if error.status_code != 404:
+            # 400 where the connection has another provider by now, to whom the id means nothing.
+            if error.status_code not in (400, 404):
                 raise
             self._log.warning("Batch %s of an earlier attempt is not there any more.", batch_id)
             return None

@@ -55,6 +55,7 @@ class BatchTask(_Base):
     deferrable: bool
     end_from_trigger: bool
     _policy: Policy
+    _after_timeout = "The batch goes on: clear the task to wait again, and raise timeout."
 
     @cached_property
     def hook(self) -> PortkeyHook:
@@ -219,7 +220,7 @@ class BatchTask(_Base):
     def _time_is_up(self) -> NoReturn:
         raise PortkeyBatchTimeoutError(
             f"Batch {self.batch_id} had not ended when the task's timeout of {self.timeout:g} s was over. "
-            f"Last seen: {self._progress.last}. The batch goes on: clear the task to wait again, and raise timeout."
+            f"Last seen: {self._progress.last}. {self._after_timeout}"
         )
 
 

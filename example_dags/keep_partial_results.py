@@ -26,7 +26,10 @@ def keep_partial_results():
 
     @task
     def tell(manifest):
-        print(f"{manifest['output']['lines']} requests were answered. Missing: {manifest['missing']}")
+        answered = manifest["output"]["lines"] if manifest["output"] else 0
+        # Some providers tell of what they had no time for in the file of errors, others nowhere.
+        failed = manifest["error"]["lines"] if manifest["error"] else 0
+        print(f"{answered} requests were answered, {failed} failed or ran out of time, missing: {manifest['missing']}")
 
     retrieve >> download
     tell(download.output)

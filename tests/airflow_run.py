@@ -85,7 +85,7 @@ def run_trigger(trigger: Any, ti: Any) -> Any:
 
 _SOURCE = """
 from contextlib import contextmanager
-from datetime import datetime
+import datetime
 from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_portkey.operators.batch import *
 from airflow_provider_portkey.exceptions import PortkeyError
@@ -111,7 +111,7 @@ class Recorded({operator}):
             ERRORS.append(error)
             raise
 
-with DAG({name!r}, schedule=None, start_date=datetime(2026, 1, 1)) as dag:
+with DAG({name!r}, schedule=None, start_date=datetime.datetime(2026, 1, 1)) as dag:
     Recorded(task_id="wait", **{kwargs!r})
 """
 

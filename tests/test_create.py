@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import timedelta
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_provider_portkey import exceptions
 from airflow_provider_portkey.attempts import METADATA_KEY
@@ -83,7 +85,8 @@ class TestInputs:
             ({"requests": "{{ dag.dag_id }}"}, "requests must be a list of dicts, got str"),
             ({"requests": None, "input_file_id": "{{ none }}"}, "input_file_id is 'None': did the task"),
             ({"endpoint": "embeddings"}, "endpoint must be a path such as"),
-            ({"metadata": {str(n): "" for n in range(16)}}, "metadata must be a dict of at most 16 pairs"),
+            ({"metadata": {str(n): "" for n in range(16)}}, "metadata has 16 pairs; a batch takes 16, one of which"),
+            ({"requests": "{{ none }}", "input_file_id": None}, "requests must be a list of dicts"),
             ({"metadata": {"a": 1}}, "metadata: 'a' and its value must be strings"),
             ({"extra_body": {"endpoint": "x", "metadata": {}}}, "extra_body has endpoint, metadata"),
             ({"requests": None, "input_path": "{{ none }}"}, "path is 'None'"),
@@ -181,6 +184,27 @@ class TestCancelling:
         task.on_kill()
         assert standin.cancelled == ["batch_1"]
 
+    @pytest.mark.parametrize("cancels", [False, True])
+    def test_an_execution_timeout_is_a_timeout(self, cancels: bool, standin: StandIn) -> None:
+        standin.course = [(0, "in_progress")]
+        run = create(**WAIT, execution_timeout=timedelta(seconds=2), cancel_on_timeout=cancels)
+        assert run.states == {"wait": "failed"}
+        assert standin.cancelled == [batch.id for batch in standin.batches if cancels]
+
+    def test_a_killed_task_may_be_retried(self, standin: StandIn) -> None:
+        task = PortkeyCreateBatchOperator(task_id="t", requests=REQUESTS, endpoint=ENDPOINT, **WAIT)
+        standin.course = [(0, "in_progress")]
+        ti = SimpleNamespace(
+            dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=lambda key, value: None
+        )
+        context: Any = {"ti": ti}
+        # Airflow 3 only calls on_kill(), and the task goes on.
+        Timer(0.5, task.on_kill).start()
+        with pytest.raises(exceptions.PortkeyError, match="The task was killed") as raised:
+            task.execute(context)
+        assert not isinstance(raised.value, AirflowFailException)
+        assert len(standin.cancelled) == 1
+
     def test_a_kill_cancels_nothing_if_told_not_to(self, standin: StandIn) -> None:
         task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", cancel_on_kill=False)
         task.batch_id = "batch_1"
@@ -202,8 +226,10 @@ class TestCancelling:
         # No look at the batch right after it was created: its provider may not find it at once.
         assert [seen.method for seen in standin.requests] == ["POST", "POST"]
 
+    # Of Airflow 3, and of Airflow 2.
+    @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger/execution timeout"])
     @pytest.mark.parametrize("cancels", [False, True])
-    def test_so_does_a_deferral_that_airflow_ends(self, cancels: bool, standin: StandIn) -> None:
+    def test_so_does_a_deferral_that_airflow_ends(self, cancels: bool, words: str, standin: StandIn) -> None:
         standin.script("batch_1", "in_progress")
         task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", cancel_on_timeout=cancels)
         pull = {("t", "batch_id", -1): "batch_1"}
@@ -211,7 +237,7 @@ class TestCancelling:
             task_id="t", map_index=-1, xcom_pull=lambda task_ids, key, map_indexes: pull[task_ids, key, map_indexes]
         )
         context: Any = {"ti": ti}
-        for error in ("Trigger failure", "Trigger timeout"):
+        for error in ("Trigger failure", words):
             assert standin.cancelled == []
             with pytest.raises(Exception, match=error):
                 task.resume_execution("__fail__", {"error": error}, context)

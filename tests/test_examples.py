@@ -46,7 +46,7 @@ def test_keep_partial_results(standin: StandIn, tmp_path: Path, capsys: pytest.C
     run = run_dag(load_dag("keep_partial_results"), {"folder": str(tmp_path)})
 
     assert run.states == {"retrieve": "success", "download": "success", "tell": "success"}
-    assert "60 requests were answered. Missing: ['request-60']" in capsys.readouterr().out
+    assert "60 requests were answered, 2 failed or ran out of time, missing: ['request-60']" in capsys.readouterr().out
 
 
 def test_answer_records(standin: StandIn, tmp_path: Path) -> None:

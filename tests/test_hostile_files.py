@@ -901,6 +901,13 @@ class TestCreate:
             place.create()
         assert not caught.value.was_sent
 
+    def test_a_proxy_that_goes_after_it_was_sent_all(self, place: Place) -> None:
+        place.connect(host="http://portkey.example", proxy=place.standin.url)
+        place.standin.fail("POST", ".*/v1/batches", *[Answer(how="reset")] * 3)
+        with pytest.raises(PortkeyOutcomeUnknownError):
+            place.create()
+        assert len(place.standin.requests) == 1
+
     def test_a_proxy_that_opens_no_tunnel(self, place: Place) -> None:
         place.proxy = place.serve_proxy(refuses=True)
         place.connect(host=f"https://{HOST}:1", proxy=place.proxy.url)

@@ -220,15 +220,17 @@ class TestAfterAFailure:
 
 class TestPace:
     def test_waits_that_begin_together_do_not_poll_together(self, standin: StandIn) -> None:
-        ids = batches(standin, 300, *["in_progress"] * 3, "completed")
-        began = time.monotonic()
+        def most_at_once() -> int:
+            """Return how many of 300 waits look in the same tenth of one of the first three intervals."""
+            ids = batches(standin, 300, *["in_progress"] * 3, "completed")
+            first, began = len(standin.requests), time.monotonic()
+            assert asyncio.run(ends(ids, interval=2.0)) == {"ended": 300}
+            tenths = Counter(int((seen.at - began) * 5) for seen in standin.requests[first:])
+            return max(tenths[tenth] for tenth in range(30))
 
-        assert asyncio.run(ends(ids, interval=2.0)) == {"ended": 300}
-
-        for number in (0, 1, 2):  # the first intervals, in tenths
-            tenths = Counter(int((seen.at - began) * 5 - number * 10) for seen in standin.requests)
-            # 30 are due in each, give or take what a busy machine shifts; in step, 300 would be due in one of them.
-            assert max(tenths[tenth] for tenth in range(10)) <= 150, tenths
+        # 30 are due in each, give or take what a busy machine shifts, for which there are three tries; in step, 300
+        # would be due in one of them.
+        assert any(most_at_once() <= 150 for _ in range(3))
 
     def test_retry_after_holds_back_all_of_the_connection_and_no_others(
         self, standin: StandIn, monkeypatch: pytest.MonkeyPatch

@@ -594,10 +594,14 @@ def _was_sent(error: Exception) -> bool:
     import requests
     import urllib3
 
-    if isinstance(error, (requests.ConnectTimeout, requests.exceptions.ProxyError)):
+    if isinstance(error, requests.ConnectTimeout):
         return False
     reason = getattr(error.args[0], "reason", None) if error.args else None  # urllib3's MaxRetryError has it
-    refused = isinstance(reason, urllib3.exceptions.NewConnectionError)
+    if isinstance(reason, urllib3.exceptions.ProxyError):
+        # It also stands for a proxy that closes after it was sent all.
+        reason = reason.original_error
+    refused = isinstance(reason, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError))
+    refused = refused or str(reason).startswith("Tunnel connection failed")
     distrusted = isinstance(reason, urllib3.exceptions.SSLError) and any(
         isinstance(arg, ssl.SSLCertVerificationError) for arg in reason.args
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
 
 from airflow_provider_portkey import api, files
 from airflow_provider_portkey.attempts import METADATA_KEY, Attempts, OnUnknown
@@ -146,10 +147,12 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         another, or ``"fail"``
     :param max_requests: how many requests ``requests`` or ``input_path`` may hold
     :param max_bytes: how many bytes
-    :param cancel_on_kill: cancel the batch when the task is killed while it runs on a worker
+    :param cancel_on_kill: cancel the batch when the task is killed while it runs on a worker, be it by a person or
+        since its worker ends; a retry then creates another
     :param cancel_from_trigger: cancel it also when a person clears or marks the task while it is deferred. Airflow
-        tells of that from 3.3 on, but 3.3.0 to 3.3.2 do so also when a triggerer hands its waits to another
-    :param cancel_on_timeout: cancel it when ``timeout`` is over
+        tells of that from 3.3 on, but 3.3.0 to 3.3.2 do so also when a triggerer hands its waits to another. A cleared
+        task may have gone on with the batch by then, and is to be cleared once more
+    :param cancel_on_timeout: cancel it when ``timeout`` is over, or ``execution_timeout``
     :param wait_for_completion: wait until the batch has ended
     :param deferrable: wait in the triggerer, without a worker slot; default: ``[operators] default_deferrable``
     :param poke_interval: seconds between two looks while waiting
@@ -231,8 +234,14 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         self.allowed_statuses = self._policy.allowed_statuses
         self.fail_on_request_errors = fail_on_request_errors
         self.batch_id = ""
+        self._is_killed = False
         if sum(given is not None for given in (requests, input_path, input_file_id)) != 1:
             raise ValueError("give one of requests, input_path and input_file_id")
+        if cancel_on_timeout:
+            self._after_timeout = "The batch is cancelled, since the task has cancel_on_timeout."
+        for name, value in (("max_requests", max_requests), ("max_bytes", max_bytes)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number above 0; got {value!r}")
         if on_unknown not in get_args(OnUnknown):
             raise ValueError(f"on_unknown must be one of {', '.join(get_args(OnUnknown))}; got {on_unknown!r}")
 
@@ -245,7 +254,13 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         if not self.wait_for_completion:
             return batch.to_dict()
         with self._cancelling_on_timeout():
-            return self._wait(context, batch, cancel_on_kill=self.cancel_from_trigger)
+            try:
+                return self._wait(context, batch, cancel_on_kill=self.cancel_from_trigger)
+            except PortkeyBatchEndedError as error:
+                if not self._is_killed:
+                    raise
+                # On Airflow 3 the task goes on after its kill: a retry is to follow, and this is no batch's bad end.
+                raise PortkeyError(f"The task was killed. {error}") from None
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """End as the trigger's event says."""
@@ -256,7 +271,8 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral, or fail if Airflow ended that; then no ``execute_complete`` is called."""
-        if next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout":
+        # Airflow 2 says "Trigger/execution timeout".
+        if next_method == "__fail__" and str((next_kwargs or {}).get("error")).endswith("timeout"):
             ti = context["ti"]
             self.batch_id = ti.xcom_pull(task_ids=ti.task_id, key="batch_id", map_indexes=ti.map_index) or ""
             if self.cancel_on_timeout:
@@ -264,8 +280,12 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
-        """Cancel the batch, in what time there is."""
-        if self.cancel_on_kill:
+        """Cancel the batch, in what time there is; after ``execution_timeout`` only if ``cancel_on_timeout`` is set."""
+        if isinstance(sys.exception(), AirflowTaskTimeout):
+            if self.cancel_on_timeout:
+                self._cancel("the task's execution_timeout was over")
+        elif self.cancel_on_kill:
+            self._is_killed = True
             self._cancel("its task was killed", retry_within=0)
 
     @contextmanager
@@ -290,7 +310,18 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
     def _find_or_create(self, context: Context) -> Batch:
         # All of it is checked before any of it is sent.
         asked = {name: getattr(self, name) for name in ("endpoint", "completion_window", "extra_body")}
-        api.batch_body(input_file_id=self.input_file_id or "-", metadata=self._metadata(""), **asked)
+        if (self.requests, self.input_path, self.input_file_id) == (None, None, None):
+            raise PortkeyInputError(
+                "requests, input_path and input_file_id are all None: did the task that should have handed one over "
+                "push it? Nothing was sent."
+            )
+        if self.durable and isinstance(self.metadata, Mapping) and len(self.metadata) >= api.MAX_METADATA[0]:
+            raise PortkeyInputError(
+                f"metadata has {len(self.metadata)} pairs; a batch takes {api.MAX_METADATA[0]}, one of which is "
+                f"{METADATA_KEY}, unless durable is off. Nothing was sent."
+            )
+        file_id = "-" if self.input_file_id is None else self.input_file_id
+        api.batch_body(input_file_id=file_id, metadata=self._metadata(""), **asked)
         if self.input_file_id is not None:
             return self._find_or_create_of(context, asked, self.input_file_id, None)
         with tempfile.TemporaryDirectory(prefix="portkey-") as folder:
@@ -316,7 +347,10 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
             batch = self.hook.create_batch(file_id, metadata=self._metadata(attempts.key), **asked)
         except PortkeyOutcomeUnknownError as error:
             self.log.warning("%s", error)
-            known = attempts.look_up().batch if self.durable else None
+            known = None
+            if self.durable:
+                with suppress(PortkeyApiError):  # this one tells more
+                    known = attempts.look_up().batch
             if known is None:
                 raise
             batch = known
@@ -348,7 +382,9 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         path = folder / (given.name or "requests.jsonl")
         try:
             with given.open("rb") as source, path.open("wb") as target:  # type: ignore[no-untyped-call]
-                return path, files.write_requests(iter(source.readline, b""), target, **limits)
+                return path, files.write_requests(
+                    iter(partial(source.readline, self.max_bytes + 1), b""), target, **limits
+                )
         except PortkeyInputError as error:
             raise PortkeyInputError(f"{given}: {error}") from None
 

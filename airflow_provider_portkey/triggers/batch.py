@@ -23,6 +23,9 @@ from airflow_provider_portkey.wait import Progress, Schedule
 
 #: How many seconds a wait goes on while Airflow does not find its connection.
 MISSING_CONNECTION_GRACE = 600.0
+#: How many seconds a trigger that polls less often waits before its first look: until then Airflow 3 may not know yet
+#: that the task has left its worker, and a provider not that its batch is there.
+FIRST_LOOK = 5.0
 
 
 class PortkeyBatchTrigger(BaseTrigger):
@@ -169,7 +172,8 @@ class PortkeyBatchTrigger(BaseTrigger):
         # triggerer takes up all at once from polling in step ever after.
         delay = schedule.delay(random.random())
         if delay is not None:
-            await asyncio.sleep(delay * random.random())
+            least = FIRST_LOOK if delay > 2 * FIRST_LOOK else 0.0
+            await asyncio.sleep(least + (delay - least) * random.random())
         async with PortkeyHook(self.portkey_conn_id) as hook:
             while True:
                 try:
