@@ -45,22 +45,27 @@ BAD_ENDS = {
 }
 
 
-class BatchTask(_Base):
+class PortkeyTask(_Base):
+    """Mixed into an operator that has a connection."""
+
+    portkey_conn_id: str
+
+    @cached_property
+    def hook(self) -> PortkeyHook:
+        """The hook for the task's connection."""
+        return PortkeyHook(self.portkey_conn_id)
+
+
+class BatchTask(PortkeyTask):
     """Mixed into an operator that has these attributes, ``timeout`` in seconds."""
 
     batch_id: str
-    portkey_conn_id: str
     timeout: float
     poke_interval: float
     deferrable: bool
     end_from_trigger: bool
     _policy: Policy
     _after_timeout = "The batch goes on: clear the task to wait again, and raise timeout."
-
-    @cached_property
-    def hook(self) -> PortkeyHook:
-        """The hook for the task's connection."""
-        return PortkeyHook(self.portkey_conn_id)
 
     @cached_property
     def _deadline(self) -> float:

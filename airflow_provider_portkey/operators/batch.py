@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -27,7 +27,7 @@ from airflow_provider_portkey.exceptions import (
     PortkeyRefusedError,
 )
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
-from airflow_provider_portkey.task import BAD_ENDS, BatchTask, as_seconds
+from airflow_provider_portkey.task import BAD_ENDS, BatchTask, PortkeyTask, as_seconds
 from airflow_provider_portkey.verdict import FailOnRequestErrors, Outcome, Policy, judge
 
 if TYPE_CHECKING:
@@ -272,11 +272,11 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral, or fail if Airflow ended that; then no ``execute_complete`` is called."""
         # Airflow 2 says "Trigger/execution timeout".
-        if next_method == "__fail__" and str((next_kwargs or {}).get("error")).endswith("timeout"):
+        timed_out = next_method == "__fail__" and str((next_kwargs or {}).get("error")).endswith("timeout")
+        if timed_out and self.cancel_on_timeout:
             ti = context["ti"]
             self.batch_id = ti.xcom_pull(task_ids=ti.task_id, key="batch_id", map_indexes=ti.map_index) or ""
-            if self.cancel_on_timeout:
-                self._cancel("the time of its deferral was over")
+            self._cancel("the time of its deferral was over")
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
@@ -394,7 +394,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         return outcome in (Outcome.WAIT, Outcome.SUCCEED) and batch.status is not BatchStatus.CANCELLING
 
 
-class PortkeyCancelBatchOperator(BaseOperator):
+class PortkeyCancelBatchOperator(PortkeyTask, BaseOperator):
     """
     Cancel a batch. That it has ended before is no error.
 
@@ -419,11 +419,6 @@ class PortkeyCancelBatchOperator(BaseOperator):
         self.batch_id = batch_id
         self.portkey_conn_id = portkey_conn_id
 
-    @cached_property
-    def hook(self) -> PortkeyHook:
-        """The hook for the task's connection."""
-        return PortkeyHook(self.portkey_conn_id)
-
     def execute(self, context: Context) -> dict[str, Any]:
         """Cancel the batch."""
         batch = self.hook.cancel_batch(self.batch_id)
@@ -431,7 +426,7 @@ class PortkeyCancelBatchOperator(BaseOperator):
         return batch.to_dict()
 
 
-class PortkeyDownloadBatchOperator(BaseOperator):
+class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     """
     Download what a batch that has ended has answered, to wherever Airflow's object storage reaches.
 
@@ -473,11 +468,6 @@ class PortkeyDownloadBatchOperator(BaseOperator):
         self.batch_id = batch_id
         self.path = path
         self.portkey_conn_id = portkey_conn_id
-
-    @cached_property
-    def hook(self) -> PortkeyHook:
-        """The hook for the task's connection."""
-        return PortkeyHook(self.portkey_conn_id)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Download the files, and see whether they hold all that was asked."""
