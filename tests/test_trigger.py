@@ -17,6 +17,7 @@ from airflow_provider_portkey.triggers import batch
 from airflow_provider_portkey.triggers.batch import PortkeyBatchTrigger
 from airflow_provider_portkey.wait import Progress
 from tests.conftest import set_connection
+from tests.server.gateway import Gateway
 from tests.server.standin import StandIn
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -208,7 +209,23 @@ def test_its_log_tells_changes_and_not_polls(
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_kill_cancels_the_batch_only_if_asked_to(asked: bool, standin: StandIn) -> None:
+def test_a_kill_cancels_the_batch_only_if_asked_to(
+    asked: bool, gateway: Gateway, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_connection(monkeypatch, host=gateway.base_url, extra={"headers": gateway.headers(standin)})
     standin.script("batch_1", "in_progress")
     asyncio.run(revive(PortkeyBatchTrigger("batch_1", cancel_on_kill=asked)).on_kill())
     assert standin.cancelled == (["batch_1"] if asked else [])
+
+
+def test_a_batch_that_a_kill_can_not_cancel_is_told_of(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(PortkeyBatchTrigger, "log", logging.getLogger("trigger"))
+    standin.api_key = "another"
+
+    asyncio.run(PortkeyBatchTrigger("batch_1", cancel_on_kill=True).on_kill())
+
+    [told] = [r for r in caplog.records if r.name == "trigger"]
+    assert told.levelname == "WARNING"
+    assert told.getMessage().startswith("Batch batch_1 could not be cancelled, though its task was killed: Portkey ")

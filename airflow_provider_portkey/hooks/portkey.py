@@ -766,6 +766,8 @@ def _open(settings: api.Settings, ssl_context: ssl.SSLContext | bool) -> aiohttp
         connector=aiohttp.TCPConnector(limit=settings.max_connections, ssl=ssl_context),
         timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
+        # aiohttp would call an empty body an octet-stream, which Portkey refuses.
+        skip_auto_headers=["Content-Type"],
         trust_env=False,
     )
 

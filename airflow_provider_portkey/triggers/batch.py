@@ -13,6 +13,7 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from airflow_provider_portkey.batch import Batch
 from airflow_provider_portkey.exceptions import (
     PortkeyConnectionNotFoundError,
+    PortkeyError,
     PortkeyInputError,
     PortkeyRefusedError,
     PortkeyTransientError,
@@ -121,8 +122,13 @@ class PortkeyBatchTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Cancel the batch, if asked to."""
-        if self.cancel_on_kill:
+        if not self.cancel_on_kill:
+            return
+        try:
             await PortkeyHook(self.portkey_conn_id).acancel_batch(self.batch_id)
+        except PortkeyError as error:  # of which Airflow would not say more than that there was one
+            self.log.warning("Batch %s could not be cancelled, though its task was killed: %s", self.batch_id, error)
+        else:
             self.log.info("Batch %s: asked for it to be cancelled, since its task was killed.", self.batch_id)
 
     async def _is_finished_with(self, batch: Batch) -> bool:

@@ -304,9 +304,12 @@ class Deployment:
     def _has_triggerers(self, count: int) -> bool:
         return len(self.triggerer_jobs()) >= count
 
-    def log_of(self, number: int) -> str:
-        """What a triggerer printed."""
-        return (self.home / f"triggerer-{number}.log").read_text(errors="replace")
+    def triggerer_logs(self) -> list[str]:
+        """What each triggerer printed."""
+        return [
+            (self.home / f"triggerer-{number}.log").read_text(errors="replace")
+            for number in range(len(self.triggerers))
+        ]
 
     def log_files(self) -> Iterable[Path]:
         """All logs: of the parts, and of the tasks."""
@@ -319,6 +322,7 @@ class DagRun:
     def __init__(self, deployment: Deployment, dag_id: str, run_id: str) -> None:
         self._deployment = deployment
         self.dag_id = dag_id
+        self.run_id = run_id
         self.path = f"dags/{dag_id}/dagRuns/{run_id}"
 
     def task_instances(self) -> dict[str, dict[str, Any]]:
@@ -353,6 +357,17 @@ class DagRun:
         self._wait_for(state, there, timeout)
         if state == "deferred" and not IS_2:
             time.sleep(3)  # until Airflow has seen them leave their workers, see above
+
+    def clear(self, *task_ids: str) -> None:
+        """Clear tasks, as a person does."""
+        body = {"dag_run_id": self.run_id, "task_ids": task_ids, "only_failed": False}
+        body |= {"dry_run": False, "reset_dag_runs": True}
+        self._deployment.call("POST", f"dags/{self.dag_id}/clearTaskInstances", json=body)
+
+    def fail(self, task_id: str) -> None:
+        """Mark a task as failed, as a person does."""
+        body = {"new_state": "failed"} | ({"dry_run": False} if IS_2 else {})
+        self._deployment.call("PATCH", f"{self.path}/taskInstances/{task_id}", json=body)
 
     def _wait_for(self, what: str, holds: Callable[[], bool], timeout: float) -> None:
         try:

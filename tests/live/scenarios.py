@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.live.dags.ends import MODES
+from tests.live.dags.given_up import CREATES
 from tests.live.dags.modes import WAITS
 from tests.live.deployment import AIRFLOW, IS_2, Deployment, need, nobody_at, wait_for
 from tests.server.gateway import Gateway
@@ -219,22 +220,20 @@ def test_a_timeout_fails_without_a_retry_or_skips_in_each_mode(airflow: Deployme
         assert "timeout of 25 s was over" in run.log(mode)
 
 
-@pytest.mark.skipif(IS_2, reason="its REST API marks tasks otherwise")
 def test_what_a_person_does_to_a_waiting_task_cancels_nothing_and_hangs_nothing(
     airflow: Deployment, standin: StandIn
 ) -> None:
     standin.script("batch_person", "in_progress")
     standin.script("batch_other", "in_progress")
-    told = [len(airflow.log_of(n)) for n in range(2)]
+    told = [len(log) for log in airflow.triggerer_logs()]
     seen_before = len(standin.requests)
     run = airflow.trigger("deadline", batch_id="batch_person", never="batch_other")
     run.wait_until("deferred", [f"wait_{n}" for n in range(12)], 120)
     doomed = airflow.trigger("deadline", batch_id="batch_person", never="batch_other")
     doomed.wait_until("deferred", [f"wait_{n}" for n in range(12)], 120)
 
-    body = {"dry_run": False, "dag_run_id": run.path.rpartition("/")[2], "task_ids": ["wait_0"], "only_failed": False}
-    airflow.call("POST", "dags/deadline/clearTaskInstances", json=body)
-    airflow.call("PATCH", f"{run.path}/taskInstances/wait_1", json={"new_state": "failed"})
+    run.clear("wait_0")
+    run.fail("wait_1")
     airflow.call("PATCH", doomed.path, json={"state": "failed"})  # a running one is not to be deleted
     airflow.call("DELETE", doomed.path)
     wait_for("the cleared task", lambda: run.task_instances()["wait_0"]["try_number"] == 2, 60)
@@ -245,7 +244,7 @@ def test_what_a_person_does_to_a_waiting_task_cancels_nothing_and_hangs_nothing(
 
     assert states == {name: "failed" if name == "wait_1" else "success" for name in states}
     assert {seen.method for seen in standin.requests[seen_before:]} == {"GET"}
-    said = "".join(airflow.log_of(n)[told[n] :] for n in range(2))
+    said = "".join(log[before:] for log, before in zip(airflow.triggerer_logs(), told, strict=True))
     assert not re.findall(r"Traceback|Unclosed|\[error ", said)
 
 
@@ -261,8 +260,17 @@ def test_the_whole_loop_from_records_to_answers(airflow: Deployment, standin: St
     assert "Deferring for up to" in run.log("create")
     manifest = run.xcoms("download")["return_value"]
     assert (manifest["counts_match"], manifest["missing"], manifest["output"]["lines"]) == (True, [], 3)
-    joined = run.xcoms("join")["return_value"]
-    assert [(row["id"], row["answer"]) for row in joined] == [(n, f"Answer to {n}") for n in "123"]
+    answers = [(n, f"Answer to {n}") for n in "123"]
+    assert [(row["id"], row["answer"]) for row in run.xcoms("join")["return_value"]] == answers
+
+    run.clear(*states)
+    wait_for("the clear", lambda: run.task_instances()["create"]["try_number"] == 2, 120)
+    states = run.wait(300)
+
+    assert set(states.values()) == {"success"}, states
+    assert "Going on with what an earlier attempt of this task created" in run.log("create", 2)
+    assert standin.batches == [batch]
+    assert [(row["id"], row["answer"]) for row in run.xcoms("join")["return_value"]] == answers
 
 
 def test_no_kill_makes_a_create_pay_twice(airflow: Deployment, standin: StandIn, tmp_path: Path) -> None:
@@ -301,6 +309,30 @@ def test_no_kill_makes_a_create_pay_twice(airflow: Deployment, standin: StandIn,
     # Airflow 2 may count more of them than there were.
     tries = [ti["try_number"] for name, ti in run.task_instances().items() if name != "requests"]
     assert min(tries) > 1
+
+
+def test_a_create_that_somebody_gives_up_cancels_its_batch_as_asked(airflow: Deployment, standin: StandIn) -> None:
+    standin.course = [(0, "in_progress")]
+    cancelled = len(standin.cancelled)
+    on_worker, in_trigger = ["on_worker", "on_worker_keeping"], ["in_trigger", "in_trigger_asked"]
+
+    run = airflow.trigger("given_up")
+    run.wait_until("deferred", in_trigger)
+    wait_for("their batches", lambda: all("batch_id" in run.xcoms(name) for name in CREATES), 60)
+    ids = {name: run.xcoms(name)["batch_id"] for name in CREATES}
+    for name in (*on_worker, *in_trigger):
+        run.fail(name)
+    states = run.wait()
+
+    wanted = {"on_worker", "beyond_timeout", "beyond_execution_timeout"}
+    if not IS_2:  # which does not tell a trigger
+        wanted.add("in_trigger_asked")
+    assert set(states.values()) == {"failed"}, states
+    assert {ti["try_number"] for ti in run.task_instances().values()} == {1}
+    wait_for("the cancels", lambda: len(standin.cancelled) - cancelled >= len(wanted), 30)
+    assert sorted(standin.cancelled[cancelled:]) == sorted(ids[name] for name in wanted)
+    for name in wanted:
+        assert "sked for it to be cancelled, since" in run.log(name), name
 
 
 @pytest.fixture
