@@ -666,6 +666,16 @@ class TestGateway:
         assert (through.status_code, through.json()) == (hosted.status_code, hosted.json())
         assert through.headers["x-portkey-provider"] == hosted.headers["x-portkey-provider"]
 
+    @pytest.mark.parametrize("kind", ["application/octet-stream", "text/plain; charset=utf-8"])
+    def test_the_stand_in_refuses_a_content_type_as_it_does(
+        self, kind: str, gateway: Gateway, standin: StandIn
+    ) -> None:
+        standin.script("batch_1", "in_progress")
+        through = get(f"{gateway.base_url}/batches/batch_1", gateway.headers(standin) | {"Content-Type": kind})
+        hosted = get(f"{standin.base_url}/batches/batch_1", HOSTED | {"Content-Type": kind})
+        assert (through.status_code, through.json()) == (hosted.status_code, hosted.json())
+        assert hosted.status_code == 400
+
     def test_a_401_tells_that_the_provider_refused(self, gateway: Gateway, standin: StandIn) -> None:
         wrong = {"Authorization": "Bearer sk-wrong-0123456789"}
         response = get(f"{gateway.base_url}/batches/batch_1", gateway.headers(standin) | wrong)

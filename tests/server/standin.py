@@ -572,6 +572,9 @@ class StandIn:
 
     def _portkey_refusal(self, headers: Mapping[str, str]) -> Answer | None:
         """Portkey's word on a request, then the provider's if Portkey has no stored credential to use."""
+        kind = headers.get("content-type", "application/json").partition(";")[0]
+        if kind not in ("application/json", "multipart/form-data"):
+            return Answer(400, {"status": "failure", "message": "Invalid content type passed"})
         token = _token(headers)
         if headers.get("x-portkey-api-key", token) != self.api_key:
             message = "Portkey Error: Invalid API Key. Error Code: 03"
