@@ -49,6 +49,9 @@ MAX_ANSWER_BYTES = 8 * 2**20
 #: A file that is larger is no error in the place of one.
 MAX_ERROR_BYTES = 2**16
 
+#: How the gateway begins what it makes of a page of text or HTML.
+WRAPPED_TEXT = b'{"html-message":'
+
 #: How many batches are asked for at once.
 PAGE_SIZE = 100
 
@@ -409,9 +412,11 @@ def read_nothing(response: Response, request: Request, settings: Settings) -> No
 
 
 def read_content(response: Response, request: Request, settings: Settings) -> None:
-    """See that the answer to :func:`retrieve_file_content`, a small one, is a file and not an error."""
+    """See that the answer to :func:`retrieve_file_content`, or its beginning, is a file and not an error."""
 
     def read(answer: Any) -> None:
+        if response.body.startswith(WRAPPED_TEXT):
+            raise ValueError("the gateway takes it for a page of text, which it wraps")
         # A batch's answer to a request may have an error too, and says which request it is about.
         is_line = not isinstance(answer, Mapping) or "custom_id" in answer
         if not is_line and (answer.get("error") or answer.get("status") == "failure"):

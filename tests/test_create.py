@@ -7,16 +7,17 @@ import json
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
-from airflow_provider_portkey import exceptions
+from airflow_provider_portkey import api, exceptions
 from airflow_provider_portkey.attempts import METADATA_KEY
 from airflow_provider_portkey.batch import Batch, BatchStatus, RequestCounts
+from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.operators.batch import PortkeyCreateBatchOperator
 from tests.airflow_run import Run, run_task
 from tests.server.standin import Answer, StandIn, batch_body
@@ -206,6 +207,50 @@ class TestCancelling:
             task.execute(context)
         assert not isinstance(raised.value, AirflowFailException)
         assert len(standin.cancelled) == 1
+
+    @pytest.mark.parametrize("way", [{}, WAIT, WAIT | {"deferrable": True}], ids=["creates", "waits", "defers"])
+    @pytest.mark.parametrize(("moment", "paid"), [("upload", 0), ("create", 1), ("push", 1)])
+    def test_a_kill_before_the_wait(self, moment: str, paid: int, way: dict[str, Any], standin: StandIn) -> None:
+        standin.course = [(0, "in_progress")]
+        task = PortkeyCreateBatchOperator(task_id="t", requests=REQUESTS, endpoint=ENDPOINT, **way)
+
+        def push(key: str, value: Any) -> None:
+            if moment == "push":
+                task.on_kill()
+
+        def kill() -> None:
+            standin.wait_for(1 if moment == "upload" else 2)
+            task.on_kill()
+
+        if moment != "push":
+            standin.fail("POST", "/v1/files" if moment == "upload" else "/v1/batches", Answer(delay=0.5))
+            Thread(target=kill).start()
+        ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=push)
+        context: Any = {"ti": ti}
+        with pytest.raises(exceptions.PortkeyError, match="The task was killed") as raised:
+            task.execute(context)
+        assert not isinstance(raised.value, AirflowFailException)
+        assert len(standin.batches) == paid
+        assert standin.cancelled == [batch.id for batch in standin.batches]
+
+    @pytest.mark.parametrize("refused", [False, True])
+    def test_a_kill_asks_airflow_for_nothing(
+        self, refused: bool, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever was interrupted may hold the lock of Airflow 3's talk with its supervisor."""
+        monkeypatch.setattr(api, "MAX_PAUSE", 0.01)
+        standin.script("batch_1", *[Answer(503)] * 3, "in_progress")
+        task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f")
+        task.batch_id = "batch_1"
+        with pytest.raises(exceptions.PortkeyTransientError):  # after which the connection would be read again
+            task.hook.get_batch("batch_1")
+        if refused:
+            standin.api_key = "another"
+        asked: list[str] = []
+        monkeypatch.setattr(PortkeyHook, "get_connection", asked.append)
+        task.on_kill()
+        assert asked == []
+        assert standin.cancelled == ([] if refused else ["batch_1"])
 
     def test_a_kill_cancels_nothing_if_told_not_to(self, standin: StandIn) -> None:
         task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", cancel_on_kill=False)

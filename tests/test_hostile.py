@@ -24,7 +24,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -1466,11 +1466,11 @@ AMBIENT = [
 ]
 
 
-def rotate(*, connection: str, server: str) -> Callable[[World], None]:
-    """Change the keys after two looks; the connection first, so that no look falls between the two."""
+def rotate(*, connection: str, server: str, after: int = 2) -> Callable[[World], None]:
+    """Change the keys after some requests; the connection first, so that no look falls between the two."""
 
     def meanwhile(world: World) -> None:
-        world.standin.wait_for(2)
+        world.standin.wait_for(after)
         if connection:
             world.connect(password=connection)
         world.standin.api_key = server
@@ -1542,6 +1542,15 @@ ROTATION = [
         meanwhile=rotate(connection=NEW, server=NEW),
         task={"poke_interval": 0.05},
         requests=12,
+        holds=keys_sent(OLD, NEW),
+    ),
+    Case(
+        "the key changes just before the end of an outage",
+        # The second call after the first look reads the old key, and meets the new one with its third attempt.
+        ["in_progress", *[DOWN] * 4, replace(DOWN, delay=0.5), "in_progress", "completed"],
+        meanwhile=rotate(connection=NEW, server=NEW, after=6),
+        task={"poke_interval": 0.05},
+        requests=9,
         holds=keys_sent(OLD, NEW),
     ),
     Case(

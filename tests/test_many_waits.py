@@ -284,6 +284,21 @@ class TestPace:
         [look] = [seen for seen in standin.requests if seen.raw_path.endswith("/batch_1")]
         assert look.at >= began + 0.4
 
+    def test_a_cancel_is_not_held_back(self, standin: StandIn) -> None:
+        standin.script("batch_limited", Answer(429, {"error": {"message": "Slow down"}}, {"retry-after": "300"}))
+        standin.script("batch_1", "in_progress")
+
+        async def cancel() -> None:
+            async with PortkeyHook() as hook:
+                with pytest.raises(PortkeyTransientError, match="HTTP 429"):
+                    await hook.aget_batch("batch_limited")
+                with pytest.raises(PortkeyTransientError, match="No request was sent"):
+                    await hook.aget_batch("batch_1")
+                await hook.acancel_batch("batch_1")
+
+        asyncio.run(cancel())
+        assert standin.cancelled == ["batch_1"]
+
     def test_a_fault_of_one_batch_holds_back_no_other(self, standin: StandIn) -> None:
         standin.script("batch_faulty", Answer(500, {"error": {"message": "Oops"}}, {"retry-after": "300"}))
         standin.script("batch_1", *["in_progress"] * 3, "completed")

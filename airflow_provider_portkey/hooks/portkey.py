@@ -88,6 +88,9 @@ class PortkeyHook(BaseHook):
         super().__init__()
         self.portkey_conn_id = portkey_conn_id
         self._settings: api.Settings | None = None
+        #: Whether Airflow may be asked for the connection once it is known. In a signal handler it may not: on Airflow
+        #: 3 whoever was interrupted may be asking it something, and holds its lock.
+        self.may_look_up = True
         # After a failure the connection is read again, if Airflow gives it: its host may have moved.
         self._reread = False
         self._not_before = time.monotonic() - LOOKUP_AGE
@@ -273,7 +276,7 @@ class PortkeyHook(BaseHook):
                         tally.add(chunk)
                         meter.add(len(chunk))
                     tally.end_line()
-                    if tally.bytes == len(head):
+                    if tally.bytes == len(head) or head.startswith(api.WRAPPED_TEXT):
                         api.read_content(_response(response, head), request, settings)
             return tally
 
@@ -404,14 +407,18 @@ class PortkeyHook(BaseHook):
     def _call(self, make: _Make, do: _Do[T], retry_within: float | None = None) -> T:
         """Make a request of the connection's settings and send it; after a refusal with those it has by then."""
         known = self._settings
-        settings = self._read_connection(instead=known) if known is None or self._reread else known
+        settings = known
+        if settings is None or (self._reread and self.may_look_up):
+            settings = self._read_connection(instead=known)
         try:
             return self._attempts(settings, make, do, retry_within)
         except (PortkeyTransientError, PortkeyOutcomeUnknownError):
             self._reread = True
             raise
         except PortkeyRefusedError:
-            if settings is not known or (settings := self._read_connection()) == known:
+            # Also what was read for this call may be old by now: its attempts may have outlasted an outage.
+            known = settings
+            if not self.may_look_up or (settings := self._read_connection()) == known:
                 raise
         return self._attempts(settings, make, do, retry_within)
 
@@ -773,7 +780,8 @@ def _open(settings: api.Settings, ssl_context: ssl.SSLContext | bool) -> aiohttp
 
 
 async def _asend_in_turn(shared: _Shared, request: api.Request, read: _Read[T], within: float | None) -> T:
-    has_turn = await shared.take_turn(within)
+    # A cancel is asked for once: it neither queues behind looks nor is held back by what one of them was told.
+    has_turn = request.method == "GET" and await shared.take_turn(within)
     try:
         # When its time is up, the last look of a wait is not for others to forbid: it may find the end.
         if has_turn and shared.held_by and (left := shared.held_until - time.monotonic()) > 0:

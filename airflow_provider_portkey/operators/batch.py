@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
 
@@ -249,18 +249,19 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         """Find or create the batch, and wait for its end if asked to."""
         batch = self._find_or_create(context)
         self.batch_id = batch.id
-        if self.do_xcom_push:
+        if self._is_killed:  # before there was one to cancel
+            self._cancel("its task was killed", retry_within=0)
+        elif self.do_xcom_push:
             context["ti"].xcom_push(key="batch_id", value=batch.id)
+        self._stop_if_killed()
         if not self.wait_for_completion:
             return batch.to_dict()
         with self._cancelling_on_timeout():
             try:
                 return self._wait(context, batch, cancel_on_kill=self.cancel_from_trigger)
             except PortkeyBatchEndedError as error:
-                if not self._is_killed:
-                    raise
-                # On Airflow 3 the task goes on after its kill: a retry is to follow, and this is no batch's bad end.
-                raise PortkeyError(f"The task was killed. {error}") from None
+                self._stop_if_killed(f" {error}")
+                raise
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """End as the trigger's event says."""
@@ -286,7 +287,17 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
                 self._cancel("the task's execution_timeout was over")
         elif self.cancel_on_kill:
             self._is_killed = True
+            self.hook.may_look_up = False
             self._cancel("its task was killed", retry_within=0)
+
+    def _stop_if_killed(self, why: str = "") -> None:
+        # On Airflow 3 the task goes on after its kill: a retry is to follow, and this is no batch's bad end.
+        if self._is_killed:
+            raise PortkeyError(f"The task was killed.{why}")
+
+    def _defer(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._stop_if_killed()
+        super()._defer(*args, **kwargs)
 
     @contextmanager
     def _cancelling_on_timeout(self) -> Iterator[None]:
@@ -343,6 +354,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         file_id = self.hook.upload_file(path) if path else content
         if self.durable:
             attempts.begin(file_id if path else None)
+        self._stop_if_killed()
         try:
             batch = self.hook.create_batch(file_id, metadata=self._metadata(attempts.key), **asked)
         except PortkeyOutcomeUnknownError as error:

@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ DAGS = [
     *Path(__file__).with_name("dags").glob("*.py"),
     Path(__file__).parents[2] / "example_dags" / "answer_records.py",
 ]
+DAG_IDS = {"answer_records", "deadline", "ends", "given_up", "killed", "late", "many", "modes", "waits"}
 FERNET_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
@@ -115,7 +115,8 @@ class Postgres:
         self._do("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "airflow")
 
     def stop(self) -> None:
-        self._do("pg_ctl", "-D", "data", "-m", "immediate", "stop")
+        if (self.folder / "data" / "postmaster.pid").exists():
+            self._do("pg_ctl", "-D", "data", "-m", "immediate", "stop")
 
     def dump(self) -> str:
         """Return all that the database holds."""
@@ -151,7 +152,8 @@ class Deployment:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.triggerers: list[subprocess.Popen[bytes]] = []
-        #: All that the API answered about runs, for who looks for secrets in it.
+        #: All that the API answered about runs, for who looks for secrets in it. What it answers about connections is
+        #: Airflow's own business.
         self.answers: list[str] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._session = requests.Session()
@@ -160,6 +162,7 @@ class Deployment:
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "NO_PROXY": "*",
+            "NO_COLOR": "1",
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -183,6 +186,7 @@ class Deployment:
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
         }
@@ -191,8 +195,8 @@ class Deployment:
         (self.home / "dags").mkdir()
         for file in DAGS:
             shutil.copy(file, self.home / "dags")
-        self.postgres.start()
         try:
+            self.postgres.start()
             self._airflow("db", "migrate")
             if IS_2:
                 self._airflow(
@@ -209,14 +213,9 @@ class Deployment:
             if not IS_2:
                 token = self._session.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
                 self._session.headers["Authorization"] = f"Bearer {token}"
-            for number in range(1 if IS_2 else 2):
-                # One after the other, so that the order of their jobs is that of the processes.
-                env = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port())}
-                self.triggerers.append(self._start("triggerer", log=f"triggerer-{number}", **env))
-                if not IS_2:
-                    wait_for("a triggerer", partial(self._has_triggerers, number + 1), 60)
-            names = {file.stem for file in DAGS}
-            wait_for("the DAGs", lambda: names <= {dag["dag_id"] for dag in self.get("dags")["dags"]}, 120)
+            for _ in range(1 if IS_2 else 2):
+                self.start_triggerer()
+            wait_for("the DAGs", lambda: {dag["dag_id"] for dag in self.get("dags")["dags"]} >= DAG_IDS, 120)
             wait_for("all parts", self._is_healthy, 120)
         except BaseException:
             self.__exit__()
@@ -224,19 +223,36 @@ class Deployment:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for process in self._processes:
-            self.kill(process, signal.SIGTERM)
-        for process in self._processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
+        # Whoever is in a hurry waits for this all the same.
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            for process in self._processes:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+            for process in self._processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
                 self.kill(process)
-        self.postgres.stop()
+        finally:
+            self.postgres.stop()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
-    def kill(self, process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGKILL) -> None:
-        """Signal a process and all that it started."""
-        if process.poll() is None:
-            os.killpg(process.pid, how)
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a process and all that it started, which is in its session."""
+        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+            with suppress(ProcessLookupError):
+                if os.getsid(pid) == process.pid:
+                    os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+    def start_triggerer(self) -> None:
+        """Start one more, and wait for it, so that the order of their jobs is that of the processes."""
+        count = len(self.triggerers)
+        env = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port())}
+        self.triggerers.append(self._start("triggerer", log=f"triggerer-{count}", **env))
+        if not IS_2:
+            wait_for("a triggerer", lambda: len(self.triggerer_jobs()) > count, 60)
 
     def _airflow(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "airflow", *arguments]
@@ -277,7 +293,7 @@ class Deployment:
         )
         if not response.ok:
             raise RuntimeError(f"{method} {path}: {response.status_code} {response.text[:2000]}")
-        if "/dagRuns/" in path:
+        if "/dagRuns" in path:
             self.answers.append(response.text)
         return response
 
@@ -301,9 +317,6 @@ class Deployment:
         """The ids of the triggerers' jobs, in the order that they were started in."""
         return sorted(job["id"] for job in self.get("jobs", job_type="TriggererJob")["jobs"])
 
-    def _has_triggerers(self, count: int) -> bool:
-        return len(self.triggerer_jobs()) >= count
-
     def triggerer_logs(self) -> list[str]:
         """What each triggerer printed."""
         return [
@@ -313,7 +326,8 @@ class Deployment:
 
     def log_files(self) -> Iterable[Path]:
         """All logs: of the parts, and of the tasks."""
-        return [*self.home.glob("*.log"), *(p for p in (self.home / "logs").rglob("*") if p.is_file())]
+        parts = [*self.home.glob("*.log"), self.postgres.folder / "server.log"]
+        return [*parts, *(p for p in (self.home / "logs").rglob("*") if p.is_file())]
 
 
 class DagRun:
@@ -378,15 +392,19 @@ class DagRun:
     def xcoms(self, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """What a task has in XCom, by key."""
         path = f"{self.path}/taskInstances/{task_id}/xcomEntries"
-        params = {"map_index": map_index}
-        keys = [entry["key"] for entry in self._deployment.get(path, **params)["xcom_entries"]]
+        entries = self._deployment.get(path, map_index=map_index)["xcom_entries"]
+        return {entry["key"]: self.xcom(task_id, entry["key"], map_index) for entry in entries}
 
-        def value(key: str) -> Any:
-            entry = self._deployment.get(f"{path}/{key}", **params)["value"]
-            # Airflow 2 answers with text: a string as it is, anything else as Python would write it.
-            return ast.literal_eval(entry) if IS_2 and re.match(r"[\[{]|None$", entry or "") else entry
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries/{key}"
+        value = self._deployment.get(path, map_index=map_index)["value"]
+        # Airflow 2 answers with text: a string as it is, anything else as Python would write it.
+        return ast.literal_eval(value) if IS_2 and re.match(r"[\[{]|None$", value or "") else value
 
-        return {key: value(key) for key in keys}
+    def files_of_logs(self, task_id: str = "*") -> list[Path]:
+        """The logs of its tasks: one for each attempt, and one for each trigger of that."""
+        folder = self._deployment.home / "logs" / f"dag_id={self.dag_id}" / f"run_id={self.run_id}"
+        return list(folder.glob(f"task_id={task_id}/*.log"))
 
     def log(self, task_id: str, attempt: int = 1, map_index: int = -1) -> str:
         """The log of one attempt, as the REST API gives it."""

@@ -9,21 +9,31 @@ from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 MODES = {"poke": {}, "reschedule": {"mode": "reschedule", "poke_interval": 10}, "deferred": {"deferrable": True}}
 
 
-@dag(
-    schedule=None,
-    start_date=datetime(2026, 1, 1),
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=1), "poke_interval": 1},
-)
-def ends():
+ARGUMENTS = {"schedule": None, "start_date": datetime(2026, 1, 1)}
+ARGUMENTS["default_args"] = {"retries": 2, "retry_delay": timedelta(seconds=1), "poke_interval": 1}
+
+
+def wait_in_each_mode(timeout):
     for mode, kwargs in MODES.items():
         for soft_fail in (False, True):
             PortkeyBatchSensor(
                 task_id=f"{mode}_soft" if soft_fail else mode,
                 batch_id="{{ dag_run.conf['batch_id'] }}",
-                timeout=25,
+                timeout=timeout,
                 soft_fail=soft_fail,
                 **kwargs,
             )
 
 
+@dag(**ARGUMENTS)
+def ends():
+    wait_in_each_mode(timeout=600)
+
+
+@dag(**ARGUMENTS)
+def late():
+    wait_in_each_mode(timeout=25)
+
+
 ends()
+late()

@@ -1,13 +1,14 @@
 """One batch, waited for in each way; a task after each uses what it left in XCom."""
 
 from datetime import datetime
+from typing import Any
 
 from airflow.providers.common.compat.sdk import dag, task
 
 from airflow_provider_portkey.operators.batch import PortkeyRetrieveBatchOperator
 from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 
-WAITS = {
+WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
     "poke": (PortkeyBatchSensor, {}),
     # One that comes back sooner may be taken for lost by Airflow 3.
     "reschedule": (PortkeyBatchSensor, {"mode": "reschedule", "poke_interval": 10}),
@@ -28,7 +29,7 @@ def modes():
     def use(batch):
         return batch["output_file_id"]
 
-    for name, (operator, kwargs) in WAITS.items():
+    for name, (operator, kwargs) in WAYS.items():
         kwargs = {"poke_interval": 1, "timeout": 600} | kwargs
         wait = operator(
             task_id=name,
