@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
 
@@ -294,10 +294,6 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         # On Airflow 3 the task goes on after its kill: a retry is to follow, and this is no batch's bad end.
         if self._is_killed:
             raise PortkeyError(f"The task was killed.{why}")
-
-    def _defer(self, *args: Any, **kwargs: Any) -> NoReturn:
-        self._stop_if_killed()
-        super()._defer(*args, **kwargs)
 
     @contextmanager
     def _cancelling_on_timeout(self) -> Iterator[None]:
