@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -32,6 +33,12 @@ WAIT: dict[str, Any] = {"wait_for_completion": True, "poke_interval": 0.1}
 
 def create(**kwargs: Any) -> Run:
     return run_task("PortkeyCreateBatchOperator", **{"endpoint": ENDPOINT, "requests": REQUESTS} | kwargs)
+
+
+def first_attempt(push: Callable[[str, Any], None] = lambda key, value: None) -> Any:
+    """The context of a task ``t`` that no Airflow runs."""
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=push)
+    return {"ti": ti}
 
 
 def pulled(run: Run, key: str) -> Any:
@@ -197,10 +204,7 @@ class TestCancelling:
     def test_a_killed_task_may_be_retried(self, standin: StandIn) -> None:
         task = PortkeyCreateBatchOperator(task_id="t", requests=REQUESTS, endpoint=ENDPOINT, **WAIT)
         standin.course = [(0, "in_progress")]
-        ti = SimpleNamespace(
-            dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=lambda key, value: None
-        )
-        context: Any = {"ti": ti}
+        context = first_attempt()
         # Airflow 3 only calls on_kill(), and the task goes on.
         Timer(0.5, task.on_kill).start()
         with pytest.raises(exceptions.PortkeyError, match="The task was killed") as raised:
@@ -225,8 +229,7 @@ class TestCancelling:
         if moment != "push":
             standin.fail("POST", "/v1/files" if moment == "upload" else "/v1/batches", Answer(delay=0.5))
             Thread(target=kill).start()
-        ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=push)
-        context: Any = {"ti": ti}
+        context = first_attempt(push)
         with pytest.raises(exceptions.PortkeyError, match="The task was killed") as raised:
             task.execute(context)
         assert not isinstance(raised.value, AirflowFailException)
@@ -263,10 +266,7 @@ class TestCancelling:
         task = PortkeyCreateBatchOperator(
             task_id="t", requests=REQUESTS, endpoint=ENDPOINT, cancel_from_trigger=asked, deferrable=True, **WAIT
         )
-        ti = SimpleNamespace(
-            dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=lambda key, value: None
-        )
-        context: Any = {"ti": ti}
+        context = first_attempt()
         with pytest.raises(TaskDeferred) as deferred:
             task.execute(context)
         assert deferred.value.trigger.cancel_on_kill is asked

@@ -744,13 +744,20 @@ class TestDownload:
             "the provider's": Answer(200, {"error": {"message": "Try later"}, "provider": "bedrock"}),
             "text": Answer(200, '{"error": "Try later"}\n'),
             "Portkey's": Answer(200, {"status": "failure", "message": "Try later"}),
-            "a page that the gateway wrapped": Answer(200, b'{"html-message":"it is an error: Try later"}'),
-            "a long one": Answer(200, b'{"html-message":"it is an error: Try later' + b" " * 200_000 + b'"}'),
         },
     )
     def test_an_error_is_no_file(self, answer: Answer, place: Place) -> None:
         CALLS["download"].fail(place, *[answer] * 3)
-        with pytest.raises(PortkeyTransientError, match=r"HTTP 200 to .* not with what was asked for.*Try later"):
+        with pytest.raises(PortkeyTransientError, match=r"HTTP 200 to downloading .* it is an error.*Try later"):
+            place.hook.download_file("file-1", place.target)
+        assert place.results == set()
+        assert len(place.standin.requests) == 3
+
+    @pytest.mark.parametrize("size", [0, 200_000])
+    def test_a_page_that_the_gateway_wraps_is_no_file(self, size: int, place: Place) -> None:
+        page = Answer(200, b'{"html-message":"Try later' + b" " * size + b'"}')
+        CALLS["download"].fail(place, *[page] * 3)
+        with pytest.raises(PortkeyTransientError, match=r"HTTP 200 to downloading .* which it wraps.*Try later"):
             place.hook.download_file("file-1", place.target)
         assert place.results == set()
         assert len(place.standin.requests) == 3

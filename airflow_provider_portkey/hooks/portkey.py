@@ -406,10 +406,9 @@ class PortkeyHook(BaseHook):
 
     def _call(self, make: _Make, do: _Do[T], retry_within: float | None = None) -> T:
         """Make a request of the connection's settings and send it; after a refusal with those it has by then."""
-        known = self._settings
-        settings = known
+        settings = self._settings
         if settings is None or (self._reread and self.may_look_up):
-            settings = self._read_connection(instead=known)
+            settings = self._read_connection(instead=settings)
         try:
             return self._attempts(settings, make, do, retry_within)
         except (PortkeyTransientError, PortkeyOutcomeUnknownError):
