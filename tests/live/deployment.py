@@ -404,7 +404,7 @@ class DagRun:
     def files_of_logs(self, task_id: str = "*") -> list[Path]:
         """The logs of its tasks: one for each attempt, and one for each trigger of that."""
         folder = self._deployment.home / "logs" / f"dag_id={self.dag_id}" / f"run_id={self.run_id}"
-        return list(folder.glob(f"task_id={task_id}/*.log"))
+        return list(folder.glob(f"task_id={task_id}/**/*.log"))
 
     def log(self, task_id: str, attempt: int = 1, map_index: int = -1) -> str:
         """The log of one attempt, as the REST API gives it."""
