@@ -1,9 +1,9 @@
 """
-A batch as Portkey answers it, made trustworthy.
+A batch as Portkey returns it, made trustworthy.
 
-Portkey hands on what the provider behind it says, and providers differ: other words for a status, times in
-milliseconds, counts as strings or not at all. Here such an answer becomes one typed value. Plain data: no
-network, no Airflow.
+Portkey passes on what the provider behind it returns, and providers differ: other words for a status, times in
+milliseconds, counts as strings or not at all. Here each response becomes one typed value. Plain data: no network,
+no Airflow.
 
 .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
 """
@@ -17,6 +17,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote, unquote
+
+from airflow_provider_portkey.text import shorten
 
 
 class BatchStatus(StrEnum):
@@ -33,17 +35,17 @@ class BatchStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a batch in this status has ended and will never change again."""
+        """Whether a batch in this status has ended and will never change."""
         return self in TERMINAL_STATUSES
 
 
 TERMINAL_STATUSES = (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchStatus.CANCELLED)
 
-#: Bedrock's word for a batch that ended although some of its requests failed; it gives no counts.
+#: Bedrock's word for a batch that ended although some of its requests failed; it reports no counts.
 PARTIALLY_COMPLETED = "partially_completed"
 
-# The documented words, and what providers behind Portkey say instead.
-_MEANINGS = {status.value: status for status in BatchStatus} | {
+# Each provider's word for a status -> the documented status.
+_STATUSES = {status.value: status for status in BatchStatus} | {
     "submitted": BatchStatus.VALIDATING,
     "scheduled": BatchStatus.VALIDATING,
     "processing": BatchStatus.IN_PROGRESS,
@@ -61,13 +63,13 @@ _MEANINGS = {status.value: status for status in BatchStatus} | {
 
 # Above this a timestamp is in milliseconds: as seconds it would lie after the year 5138.
 _MILLISECONDS_ABOVE = 10**11
-# What to_dict keeps of a batch's errors, since XComs and trigger events are rows of Airflow's database.
+# How much of a batch's errors to_dict keeps, since XComs and trigger events are rows of Airflow's database.
 _MAX_ERRORS, _MAX_MESSAGE = 20, 500
 
 
 @dataclass(frozen=True)
 class RequestCounts:
-    """How many requests a batch holds, by outcome; ``None`` where the provider does not say."""
+    """How many requests a batch holds, by outcome; ``None`` where the provider does not report it."""
 
     total: int | None = None
     completed: int | None = None
@@ -82,7 +84,7 @@ class RequestCounts:
 
 @dataclass(frozen=True)
 class BatchError:
-    """One entry of a batch's ``errors``, as the provider words it."""
+    """One entry of a batch's ``errors``, in the provider's words."""
 
     code: str | None = None
     message: str | None = None
@@ -90,7 +92,7 @@ class BatchError:
     line: int | None = None
 
     def map(self, change: Callable[[str], str]) -> BatchError:
-        """Return it with each of its texts changed."""
+        """Return a copy with ``change`` applied to each text."""
         code, message, param = (t and change(t) for t in (self.code, self.message, self.param))
         return BatchError(code, message, param, self.line)
 
@@ -104,18 +106,17 @@ class Batch:
     """
     One batch, as far as its provider describes it.
 
-    Only ``id`` and ``status`` are sure to be there. Fields carry the names of Portkey's documentation.
+    Only ``id`` and ``status`` are always set. Fields have the names of Portkey's documentation.
 
     :param id: the batch's id, as the provider writes it (Bedrock's are percent-encoded)
-    :param status: where the batch stands, in one of the eight documented words
-    :param provider_status: the word that came back, in lower snake case; differs from ``status`` where a
-        provider has a vocabulary of its own, and is ``None`` where it said none
-    :param output_file_id: file with the answers to the requests that succeeded. Some providers name it from
-        the start: only a terminal status says that the file is there
-    :param error_file_id: file with the answers to the requests that failed. Some providers always name one
+    :param status: one of the eight documented statuses
+    :param provider_status: the provider's own word for it, in lower snake case; ``None`` if it returned none
+    :param output_file_id: file with the answers to the requests that succeeded. Some providers set it from the
+        start: only a terminal status means that the file exists
+    :param error_file_id: file with the answers to the requests that failed. Some providers always set it
     :param created_at: and the other times: Unix seconds
     :param errors: why the batch as a whole failed
-    :param metadata: the pairs that were given at creation
+    :param metadata: the pairs that were given when the batch was created
     """
 
     id: str
@@ -141,22 +142,23 @@ class Batch:
 
     @property
     def status_is_known(self) -> bool:
-        """Whether the provider's word for the status is one that this package knows."""
-        return self.provider_status in _MEANINGS
+        """Whether this package knows the provider's word for the status."""
+        return self.provider_status in _STATUSES
 
     @classmethod
     def from_dict(cls, answer: Any) -> Batch:
         """
-        Read what Portkey answered, or what :meth:`to_dict` gave.
+        Read what Portkey returned, or what :meth:`to_dict` did.
 
-        An unknown status counts as in flight. Anything but ``id`` and ``status`` may be absent or odd and
-        is then ``None``.
+        An unknown status counts as in flight. Any field but ``id`` and ``status`` may be absent or invalid, and is
+        then ``None``.
 
         :param answer: the decoded JSON
         :raises ValueError: if that is not a batch; the message says what it is instead
         """
         if not isinstance(answer, Mapping):
-            raise ValueError(f"expected a JSON object, got {type(answer).__name__}")
+            got = "null or a body that is not valid JSON" if answer is None else type(answer).__name__
+            raise ValueError(f"expected a JSON object, got {got}")
         batch_id = _text(answer.get("id"))
         if batch_id is None:
             raise ValueError("the object has no 'id'")
@@ -164,9 +166,9 @@ class Batch:
             raise ValueError("the object has no 'status'")
         word = _text(answer["provider_status" if "provider_status" in answer else "status"])
         word = word and _snake_case(word)
-        # Where the provider's own word is unknown or not given, the documented one beside it counts.
-        said = _text(answer["status"])
-        status = _MEANINGS.get(word or "") or _MEANINGS.get(_snake_case(said or ""), BatchStatus.IN_PROGRESS)
+        # Where the provider's own word is unknown or missing, the documented one beside it counts.
+        documented = _text(answer["status"])
+        status = _STATUSES.get(word or "") or _STATUSES.get(_snake_case(documented or ""), BatchStatus.IN_PROGRESS)
         times = {f.name: _time(answer.get(f.name)) for f in fields(cls) if f.name.endswith("_at")}
         counts = answer.get("request_counts")
         metadata = answer.get("metadata")
@@ -193,8 +195,8 @@ class Batch:
         """
         Return the batch as JSON types under the documented names, for XCom and trigger events.
 
-        Every key is always there. ``provider_status`` is the one name that Portkey's documentation does not
-        have. Of many ``errors`` the first 20 are kept, each text in them cut to 500 characters.
+        Every key is always set. ``provider_status`` is the one that Portkey's documentation does not have. Of many
+        ``errors`` the first 20 are kept, each text in them cut to 500 characters.
         """
         answer: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         answer["object"] = "batch"
@@ -214,7 +216,7 @@ class Batch:
         return answer
 
     def to_xcoms(self) -> dict[str, Any]:
-        """Return what a task that ends with this batch has in XCom, by key."""
+        """Return the XComs of a task that ends with this batch, by key."""
         return {
             "return_value": self.to_dict(),
             "output_file_id": self.output_file_id,
@@ -223,20 +225,22 @@ class Batch:
 
     def __str__(self) -> str:
         word = self.provider_status
-        beside = "" if word == self.status else f" (the provider says {word!r})"
-        return f"Batch {self.id} is {self.status}{beside}: {self.request_counts}"
+        own_word = "" if word == self.status else f" (the provider's status is {word!r})"
+        return f"Batch {self.id} is {self.status}{own_word}: {self.request_counts}"
 
 
 def encode_id(given: Any, name: str = "batch_id") -> str:
     """
     Return the id of a batch or file as one path segment of a URL, percent-encoded exactly once.
 
-    Bedrock's ids come back encoded already, others plain; both forms address the same thing.
+    Bedrock returns encoded ids, others plain ones; both forms address the same thing.
 
     :param given: the id, plain or percent-encoded; white space around it is ignored
-    :param name: what it is, for messages
-    :raises ValueError: if it can't be an id; the message names it and says what to check
+    :param name: the argument's name, for messages
+    :raises ValueError: if it is not a valid id; the message names it and what to check
     """
+    if given is None:
+        raise ValueError(f"{name} is None: the upstream task pushed no value to XCom")
     if not isinstance(given, str):
         raise ValueError(f"{name} must be a string, got {type(given).__name__}")
     shown = shorten(repr(given))
@@ -244,32 +248,26 @@ def encode_id(given: Any, name: str = "batch_id") -> str:
         plain = unquote(given.strip(), errors="strict")
         segment = quote(plain, safe="")
     except UnicodeError:
-        raise ValueError(f"{name} {shown} is not text in UTF-8") from None
+        raise ValueError(f"{name} is not valid UTF-8: {shown}") from None
     if plain in ("", "None"):
-        raise ValueError(f"{name} is {shown}: did the task that should have handed it over push one?")
+        raise ValueError(f"{name} is {shown}: the upstream task pushed no value to XCom")
     if plain in (".", ".."):
-        raise ValueError(f"{name} {shown} would address another URL")
+        raise ValueError(f"{name} is not an id, since it would change the URL's path: {shown}")
     if not plain.isprintable():
-        raise ValueError(f"{name} {shown} holds control characters or line breaks")
+        raise ValueError(f"{name} contains control characters or line breaks: {shown}")
     if len(segment) > _MAX_ID:
-        raise ValueError(f"{name} {shown} has {len(given)} characters: that is no id")
+        raise ValueError(f"{name} has {len(given)} characters, too many for an id: {shown}")
     return segment
 
 
-# Bedrock's ARNs, the longest ids there are, have at most 1,011 characters.
+# Bedrock's ARNs, the longest known ids, have at most 1,011 characters.
 _MAX_ID = 2048
 
 
 def is_same_id(one: str, other: str) -> bool:
-    """Whether two ids address the same batch, be they percent-encoded or plain, whole or Vertex's last part."""
+    """Whether two ids address the same batch or file, whether percent-encoded or plain, whole or only the last part."""
     short, long = sorted((unquote(one.strip()), unquote(other.strip())), key=len)
     return short == long or (bool(short) and long.endswith(f"/{short}"))
-
-
-def shorten(text: str, limit: int = 200) -> str:
-    """Return ``text`` in one line of at most ``limit`` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def _snake_case(word: str) -> str:
@@ -281,7 +279,7 @@ def _text(value: Any) -> str | None:
 
 
 def _int(value: Any) -> int | None:
-    """Read a count that may be a string (Vertex), or nonsense."""
+    """Read a count that may be a string (Vertex) or invalid."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

@@ -1,8 +1,29 @@
 """
-What can go wrong, one class an outcome.
+What can go wrong: one class per outcome.
 
-Those that are also an :class:`~airflow.exceptions.AirflowFailException` fail a task at once: another attempt
-could not end otherwise. The others may be retried by Airflow.
+Classes that are also an :class:`~airflow.exceptions.AirflowFailException` or an
+:class:`~airflow.exceptions.AirflowSensorTimeout` fail a task at once, since a retry would end the same way. Airflow may
+retry the others.
+
+============================================  ======  ==================================================================
+raised                                        retry?  by
+============================================  ======  ==================================================================
+:class:`PortkeyInputError`                    no      every call, operator and sensor, before anything is sent
+:class:`PortkeyConnectionNotFoundError`       yes     the same
+:class:`PortkeyRefusedError`                  no      every call
+:class:`PortkeyTransientError`                yes     every call; a wait logs it and continues to poll
+:class:`PortkeyOutcomeUnknownError`           yes     ``create_batch`` and the create operator
+:class:`PortkeyAttemptUnknownError`           no      the create operator with ``on_unknown="fail"``
+:class:`PortkeyBatchNotReadyError`            yes     the download operator, and retrieve if it does not wait
+:class:`PortkeyBatchFailedError`              no      the sensor, and the retrieve, create and download operators
+:class:`PortkeyBatchExpiredError`             no      the same
+:class:`PortkeyBatchCancelledError`           no      the same
+:class:`PortkeyBatchEndedError`               no      the same: completed, but not allowed, or without a file
+:class:`PortkeyRequestsFailedError`           no      the sensor, and the retrieve and create operators
+:class:`PortkeyBatchTimeoutError`             no      the sensor, and the retrieve and create operators that wait
+:class:`PortkeyEventError`                    no      any deferred task
+:class:`PortkeyError`                         yes     the create operator, after its task was killed
+============================================  ======  ==================================================================
 """
 
 from __future__ import annotations
@@ -18,30 +39,30 @@ Origin = Literal["portkey", "provider", "gateway", "network"]
 
 
 class PortkeyError(AirflowException):
-    """Base of all that this provider raises."""
+    """Base of all errors of this provider. The first line of its text says cause and remedy."""
 
 
 class PortkeyInputError(PortkeyError, AirflowFailException, ValueError):
-    """A connection or an argument can't be used as it is. Nothing was sent."""
+    """A connection or an argument is invalid. Nothing was sent."""
 
 
 class PortkeyConnectionNotFoundError(PortkeyError):
     """
     Airflow found no such connection.
 
-    Airflow says the same when a secrets backend does not answer, so the task may be retried.
+    Airflow reports the same when a secrets backend does not respond, so the task may be retried.
     """
 
 
 class PortkeyApiError(PortkeyError):
     """
-    A call did not bring a batch.
+    A call failed.
 
     :param message: who refused or failed, what was asked for, what to change
-    :param status_code: the HTTP status, ``None`` if there was no answer
-    :param origin: who failed: ``"portkey"``, the ``"provider"`` behind it, the ``"network"``, or
-        ``"gateway"`` where the answer does not tell Portkey from what stands in front of it
-    :param retry_after: how many seconds the answer asked to wait, ``None`` if it did not say
+    :param status_code: the HTTP status, ``None`` without a response
+    :param origin: who failed: ``"portkey"``, the ``"provider"`` behind it, the ``"network"``, or ``"gateway"`` where
+        the response does not distinguish Portkey from what stands in front of it
+    :param retry_after: seconds that the response asked to wait, ``None`` if it did not
     """
 
     # Airflow's base has a class attribute of this name and another meaning.
@@ -63,9 +84,9 @@ class PortkeyApiError(PortkeyError):
 
 class PortkeyTransientError(PortkeyApiError):
     """
-    The call may succeed later: no connection, a rate limit, a fault of the service, an unreadable answer.
+    The call may succeed later: no connection, a rate limit, a fault of the service, an unreadable response.
 
-    :param was_sent: whether any of it may have arrived; the others are those of :class:`PortkeyApiError`
+    :param was_sent: whether any of the request may have arrived; the others are those of :class:`PortkeyApiError`
     """
 
     def __init__(self, message: str, *, was_sent: bool = True, **kwargs: Any) -> None:
@@ -74,23 +95,23 @@ class PortkeyTransientError(PortkeyApiError):
 
 
 class PortkeyOutcomeUnknownError(PortkeyApiError):
-    """A call that must not be sent twice failed, and may have taken effect all the same."""
+    """A call that must not be repeated failed, and may have taken effect all the same."""
 
 
 class PortkeyRefusedError(PortkeyApiError, AirflowFailException):
-    """The call was refused and will be again until somebody changes the key, the connection or the id."""
+    """The call was refused, and will be until somebody changes the key, the connection or the id."""
 
 
 class PortkeyAttemptUnknownError(PortkeyError, AirflowFailException):
-    """An earlier attempt may have created a batch, and nothing tells; the task has ``on_unknown="fail"``."""
+    """Whether a previous attempt created a batch cannot be determined, and the task has ``on_unknown="fail"``."""
 
 
 class PortkeyBatchNotReadyError(PortkeyError):
-    """The batch is still in flight and the task was not asked to wait."""
+    """The batch is in flight, and the task does not wait."""
 
 
 class PortkeyBatchTimeoutError(PortkeyError, AirflowSensorTimeout):
-    """The batch had not ended when the task's ``timeout`` was over."""
+    """The batch had not ended within the task's ``timeout``."""
 
 
 class PortkeyBatchEndedError(PortkeyError, AirflowFailException):
@@ -111,7 +132,7 @@ class PortkeyBatchFailedError(PortkeyBatchEndedError):
 
 
 class PortkeyBatchExpiredError(PortkeyBatchEndedError):
-    """The batch ran out of its completion window."""
+    """The batch did not complete within its completion window."""
 
 
 class PortkeyBatchCancelledError(PortkeyBatchEndedError):
@@ -119,8 +140,8 @@ class PortkeyBatchCancelledError(PortkeyBatchEndedError):
 
 
 class PortkeyRequestsFailedError(PortkeyBatchEndedError):
-    """The batch ended well, but more of its requests failed than ``fail_on_request_errors`` lets pass."""
+    """The batch ended well, but more of its requests failed than ``fail_on_request_errors`` allows."""
 
 
 class PortkeyEventError(PortkeyError, AirflowFailException):
-    """A trigger's event is not one of ours, or is about another batch: nothing is taken from it."""
+    """A trigger's event is invalid, or is about another batch: nothing of it is used."""

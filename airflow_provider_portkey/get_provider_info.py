@@ -1,4 +1,4 @@
-"""What Airflow reads when it discovers providers, in every process: plain data, nothing imported."""
+"""What Airflow reads when it discovers providers, in every process: plain data, no imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONNECTION_TYPE: dict[str, Any] = {
     "hook-class-name": "airflow_provider_portkey.hooks.portkey.PortkeyHook",
     "hook-name": "Portkey",
     "ui-field-behaviour": {
-        # Not the port: Airflow 3.3's form tests no connection without one.
+        # The port stays: Airflow 3.3's form does not test a connection without one.
         "hidden-fields": ["login", "schema"],
         "relabeling": {"host": "Base URL", "password": "Portkey API Key"},
         "placeholders": {
@@ -32,30 +32,32 @@ CONNECTION_TYPE: dict[str, Any] = {
         ),
         "provider": _field(
             "Provider",
-            "The same in today's form: @ and the slug, such as @openai-prod; or a provider's name.",
+            "Instead of Virtual Key: @ and the slug, such as @openai-prod; or a provider's name, its key in Headers.",
         ),
         "config": _field("Config", "Id of a Portkey config (pc-...), or its JSON.", format="password"),
         "managed": _field(
             "Managed",
-            "Ask for Portkey's own managed batches (pk_batch_...) instead of a provider's.",
+            "Use Portkey's own managed batches (pk_batch_...) instead of a provider's.",
             "boolean",
         ),
         "headers": _field("Headers", "Further headers to send, as a JSON object.", format="password"),
         "auth": _field(
             "Auth",
-            "Where the API key goes: portkey for x-portkey-api-key (default), bearer for Authorization.",
+            "Header that carries the API key: portkey for x-portkey-api-key (default), bearer for Authorization.",
             enum=["portkey", "bearer"],
         ),
         "timeout": _field("Timeout", "Seconds for one request in all. Default 90.", "number"),
         "connect_timeout": _field("Connect Timeout", "Seconds of these for connecting. Default 10.", "number"),
         "max_connections": _field(
-            "Max Connections", "How many requests a triggerer has under way at once. Default 100.", "integer", minimum=1
+            "Max Connections", "How many requests a triggerer has in flight at once. Default 100.", "integer", minimum=1
         ),
         "verify": _field(
             "Verify",
-            "true (default), false, or the path of a file of CA certificates to check the server's against.",
+            "true (default), false, or the path of a file of CA certificates to verify the server's certificate with.",
         ),
-        "proxy": _field("Proxy", "URL of an HTTP proxy, if the environment does not name it.", format="password"),
+        "proxy": _field(
+            "Proxy", "URL of an HTTP proxy; by default the one that the environment names.", format="password"
+        ),
     },
 }
 

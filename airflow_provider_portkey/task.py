@@ -1,31 +1,32 @@
-"""What the sensor and the operator share: how a task looks at a batch, waits, and ends."""
+"""What the sensor and the operators share: how a task polls a batch, waits for it, and ends."""
 
 from __future__ import annotations
 
 import random
 import time
-from contextlib import suppress
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_provider_portkey.batch import Batch, BatchStatus, is_same_id
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_portkey.batch import Batch, BatchStatus
+from airflow_provider_portkey.events import DeadlineReached, from_event
 from airflow_provider_portkey.exceptions import (
     PortkeyBatchCancelledError,
     PortkeyBatchEndedError,
     PortkeyBatchExpiredError,
     PortkeyBatchFailedError,
     PortkeyBatchTimeoutError,
-    PortkeyConnectionNotFoundError,
-    PortkeyEventError,
-    PortkeyInputError,
-    PortkeyRefusedError,
+    PortkeyError,
     PortkeyRequestsFailedError,
     PortkeyTransientError,
 )
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.text import duration, message
 from airflow_provider_portkey.verdict import Outcome, Policy, judge
-from airflow_provider_portkey.wait import Progress, Schedule
+from airflow_provider_portkey.wait import Progress, Schedule, as_seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -34,15 +35,20 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-# How long after the task's own deadline Airflow may end a deferral: longer than a triggerer takes to restart and to
-# make one last call, since Airflow 2.11 would take its own deadline for a fault and retry.
+# How long after the task's own deadline Airflow may end a deferral: longer than a triggerer needs to restart and to
+# make one last call. Airflow 2.11 would report its own timeout as a fault, and retry.
 _DEFER_MARGIN = timedelta(minutes=15)
 
-BAD_ENDS = {
+_BAD_ENDS = {
     BatchStatus.FAILED: PortkeyBatchFailedError,
     BatchStatus.EXPIRED: PortkeyBatchExpiredError,
     BatchStatus.CANCELLED: PortkeyBatchCancelledError,
 }
+
+
+def bad_end(batch: Batch, text: str) -> PortkeyBatchEndedError:
+    """Return the error, of the class for its status, for a batch that did not end as its task needs it."""
+    return _BAD_ENDS.get(batch.status, PortkeyBatchEndedError)(text, batch)
 
 
 class PortkeyTask(_Base):
@@ -57,124 +63,135 @@ class PortkeyTask(_Base):
 
 
 class BatchTask(PortkeyTask):
-    """Mixed into an operator that has these attributes, ``timeout`` in seconds."""
+    """Mixed into an operator or sensor that waits for a batch."""
 
     batch_id: str
     timeout: float
     poke_interval: float
-    deferrable: bool
-    end_from_trigger: bool
-    _policy: Policy
-    _after_timeout = "The batch goes on: clear the task to wait again, and raise timeout."
+    #: What to do after a timeout, for its error.
+    _timeout_remedy = "raise timeout, or clear the task to wait again"
+
+    def _init_wait(self, parameters: Mapping[str, Any]) -> None:
+        """
+        Check the parameters of a wait, and set them as attributes.
+
+        A constructor repeats them only in its signature, as documentation, and hands over its ``locals()``.
+
+        :param parameters: by name. A sensor leaves ``timeout`` and ``poke_interval`` to Airflow's base class
+        """
+        self.deferrable: bool = parameters["deferrable"]
+        self.end_from_trigger: bool = parameters["end_from_trigger"]
+        self._policy = Policy.of(parameters["allowed_statuses"], parameters["fail_on_request_errors"])
+        self.allowed_statuses = self._policy.allowed_statuses
+        self.fail_on_request_errors = self._policy.fail_on_request_errors
+        if "timeout" in parameters:
+            timeout = parameters["timeout"]
+            self.timeout = as_seconds(
+                "timeout", conf.getfloat("sensors", "default_timeout") if timeout is None else timeout
+            )
+            self.poke_interval = as_seconds("poke_interval", parameters["poke_interval"])
 
     @cached_property
     def _deadline(self) -> float:
-        """When this process gives up, on the monotonic clock; a rescheduled sensor has a new one for each look."""
+        """When this process gives up, on the monotonic clock; a rescheduled sensor has a new one for each poll."""
         return time.monotonic() + self.timeout
 
     @cached_property
     def _progress(self) -> Progress:
         return Progress()
 
-    def _look(self, context: Context) -> dict[str, Any] | None:
+    def _poll(self, context: Context) -> dict[str, Any] | None:
         """
-        Retrieve the batch; return what the task returns, or ``None`` if it has to go on waiting.
+        Retrieve the batch; return the task's result, or ``None`` if it has to wait.
 
-        A failure that may pass is logged and counts as "still waiting".
+        A transient failure is logged and counts as "still waiting".
         """
         try:
             batch = self.hook.get_batch(self.batch_id, retry_within=self._deadline - time.monotonic())
         except PortkeyTransientError as error:
-            self._progress.missed(error, self.log)
+            self._progress.record_failure(error, self.log)
             return None
-        return self._take(context, batch)
+        return self._handle_batch(context, batch)
 
-    def _take(self, context: Context, batch: Batch) -> dict[str, Any] | None:
-        """Take note of an answer; return what :meth:`_end` does."""
-        if not batch.status.is_terminal:  # the verdict tells the end
-            self._progress.saw(batch, self.log)
-        return self._end(context, batch)
+    def _handle_batch(self, context: Context, batch: Batch) -> dict[str, Any] | None:
+        """Record a response; return what :meth:`_finish_if_terminal` does."""
+        if not batch.status.is_terminal:  # the verdict reports the end
+            self._progress.record_status(batch, self.log)
+        return self._finish_if_terminal(context, batch)
 
-    def _end(self, context: Context, batch: Batch) -> dict[str, Any] | None:
+    def _finish_if_terminal(self, context: Context, batch: Batch) -> dict[str, Any] | None:
         """
-        Do what the verdict on ``batch`` says.
+        Act on the verdict on ``batch``.
 
-        :return: what the task returns, or ``None`` while the batch is in flight
-        :raises PortkeyBatchEndedError: if it ended badly; what it brought is in XCom by then
+        :return: the task's result, or ``None`` while the batch is in flight
+        :raises PortkeyBatchEndedError: if it ended badly; before that, its files and counts are pushed to XCom
         """
         verdict = judge(batch, self._policy)
         if verdict.outcome is Outcome.WAIT:
             return None
         xcoms = batch.to_xcoms()
-        answer: dict[str, Any] = xcoms["return_value"]
+        result: dict[str, Any] = xcoms["return_value"]
         failed = verdict.outcome is not Outcome.SUCCEED
         if self.do_xcom_push:
             for key, value in xcoms.items():
-                if failed or key != "return_value":  # that one Airflow pushes, on success
+                if failed or key != "return_value":  # Airflow pushes that one on success
                     context["ti"].xcom_push(key=key, value=value)
         if not failed:
             (self.log.warning if verdict.warn else self.log.info)("%s", verdict.reason)
-            return answer
-        kind: type[PortkeyBatchEndedError] = PortkeyRequestsFailedError
+            return result
         if verdict.outcome is Outcome.FAIL:
-            kind = BAD_ENDS.get(batch.status, PortkeyBatchEndedError)
-        raise kind(verdict.reason, batch)
+            raise bad_end(batch, verdict.reason)
+        raise PortkeyRequestsFailedError(verdict.reason, batch)
 
-    def _wait(self, context: Context, batch: Batch | None = None, **to_trigger: Any) -> dict[str, Any]:
+    def _wait(self, context: Context, batch: Batch | None = None) -> dict[str, Any]:
         """
-        Wait here, or in the triggerer, until the batch has ended; return what the task returns.
+        Wait here, or in the triggerer, until the batch has ended; return the task's result.
 
-        :param batch: the batch as it was seen just now; one that was just created may not be found at once
-        :param to_trigger: further arguments of the trigger
+        :param batch: the batch as it was just retrieved; one that was just created may not be found at once
         """
         started_at = time.time()
         schedule = Schedule(started_at=started_at, deadline=started_at + self.timeout, poke_interval=self.poke_interval)
-        answer = self._look(context) if batch is None else self._take(context, batch)
-        while answer is None:
+        result = self._poll(context) if batch is None else self._handle_batch(context, batch)
+        while result is None:
             if self.deferrable:
-                self._defer(context, started_at=started_at, poke_interval=self.poke_interval, **to_trigger)
+                self._defer(context, started_at)
             delay = schedule.delay(random.random(), self._progress.retry_after)
             if delay is None:
-                self._time_is_up()
+                self._raise_timeout()
             time.sleep(delay)
-            answer = self._look(context)
-        return answer
+            result = self._poll(context)
+        return result
 
-    def _defer(self, context: Context, *, started_at: float, poke_interval: float, **to_trigger: Any) -> NoReturn:
-        """Hand the wait to the triggerer until ``timeout`` seconds after ``started_at``."""
+    def _defer(self, context: Context, started_at: float) -> NoReturn:
+        """
+        Pass the wait to the triggerer until ``timeout`` seconds after ``started_at``.
+
+        Each parameter of the trigger that the task has as an attribute of the same name is passed on, also one that a
+        subclass adds.
+        """
         from airflow_provider_portkey.triggers.batch import PortkeyBatchTrigger
 
         left = started_at + self.timeout - time.time()
         if left <= 0:
-            self._time_is_up()
-        self.log.info("Deferring for up to %.0f s, to look every %g s.", left, poke_interval)
-        ending: dict[str, Any] = {}
-        if self.end_from_trigger:
-            if reason := self._needs_a_worker(context):
-                self.log.info("The task will end on a worker, in spite of end_from_trigger, because of %s.", reason)
-            else:
-                ending = {
-                    "end_from_trigger": True,
-                    "allowed_statuses": [status.value for status in self._policy.allowed_statuses],
-                    "fail_on_request_errors": self._policy.fail_on_request_errors,
-                    "do_xcom_push": self.do_xcom_push,
-                }
+            self._raise_timeout()
+        self.log.info("Deferring: polling every %s for at most %s.", duration(self.poke_interval), duration(left))
+        reason = self._needs_worker(context) if self.end_from_trigger else None
+        if reason:
+            self.log.info("The task will end on a worker, despite end_from_trigger, because of %s.", reason)
+        arguments = {name: getattr(self, name) for name in PortkeyBatchTrigger.parameters() if hasattr(self, name)}
+        arguments |= {
+            "started_at": started_at,
+            "deadline": started_at + self.timeout,
+            "end_from_trigger": self.end_from_trigger and not reason,
+        }
         self.defer(
-            trigger=PortkeyBatchTrigger(
-                batch_id=self.batch_id,
-                portkey_conn_id=self.portkey_conn_id,
-                poke_interval=poke_interval,
-                started_at=started_at,
-                deadline=started_at + self.timeout,
-                **to_trigger,
-                **ending,
-            ),
+            trigger=PortkeyBatchTrigger(**arguments),
             method_name="execute_complete",
             timeout=timedelta(seconds=left) + _DEFER_MARGIN,
         )
 
-    def _needs_a_worker(self, context: Context) -> str | None:
-        """Return what of this task an end in the triggerer would leave undone, in words; ``None`` if nothing."""
+    def _needs_worker(self, context: Context) -> str | None:
+        """Return the first thing that an end in the triggerer would leave undone; ``None`` if there is nothing."""
         ours = ("airflow.", "airflow_provider_portkey.")
         added = {name for cls in type(self).__mro__ if not cls.__module__.startswith(ours) for name in vars(cls)}
         needs = {
@@ -189,53 +206,29 @@ class BatchTask(PortkeyTask):
                 (context["ti"].map_index or 0) < 0 and next(iter(self.iter_mapped_dependants()), None)
             ),
         }
-        return next((name for name, there in needs.items() if there), None)
+        return next((name for name, needed in needs.items() if needed), None)
 
-    def _resume(self, context: Context, event: Any) -> dict[str, Any]:
+    def _handle_event(self, context: Context, event: Any) -> dict[str, Any]:
         """
-        Judge the one event of :class:`~airflow_provider_portkey.triggers.batch.PortkeyBatchTrigger`.
+        Act on the one event of :class:`~airflow_provider_portkey.triggers.batch.PortkeyBatchTrigger`.
 
-        :raises PortkeyEventError: if it is anything else, or about another batch
+        :raises PortkeyError: what ended the wait in the triggerer, as the class that was raised there
         """
-        if not isinstance(event, dict) or event.get("batch_id") != self.batch_id:
-            raise PortkeyEventError(
-                f"Expected an event about batch {self.batch_id!r} from its trigger, got {event!r:.200}."
-            )
-        kind, message = event.get("event"), event.get("message")
-        if kind == "ended":
-            batch = None
-            with suppress(ValueError):
-                batch = Batch.from_dict(event.get("batch"))
-            if batch and is_same_id(batch.id, self.batch_id) and (answer := self._end(context, batch)):
-                return answer
-        elif isinstance(message, str):
-            if kind == "timeout":
-                self._progress.last = message
-                self._time_is_up()
-            if kind == "input_error":
-                raise PortkeyInputError(message)
-            if kind == "not_found":
-                raise PortkeyConnectionNotFoundError(message)
-            if kind == "refused":
-                raise PortkeyRefusedError(
-                    message, status_code=event.get("status_code"), origin=event.get("origin", "gateway")
-                )
-        raise PortkeyEventError(f"The trigger's event about batch {self.batch_id!r} tells no end: {event!r:.200}.")
+        ended = from_event(event, self.batch_id)
+        if isinstance(ended, PortkeyError):
+            raise ended
+        if isinstance(ended, DeadlineReached):
+            self._progress.last_status = ended.last_status
+            self._raise_timeout()
+        result = self._finish_if_terminal(context, ended)
+        assert result is not None  # from_event accepts no batch in flight
+        return result
 
-    def _time_is_up(self) -> NoReturn:
+    def _raise_timeout(self) -> NoReturn:
         raise PortkeyBatchTimeoutError(
-            f"Batch {self.batch_id} had not ended when the task's timeout of {self.timeout:g} s was over. "
-            f"Last seen: {self._progress.last}. {self._after_timeout}"
+            message(
+                f"Batch still in flight after {duration(self.timeout)}: {self._timeout_remedy}",
+                f"Batch {self.batch_id} had not ended within the task's timeout of {self.timeout:g} s.",
+                f"Last known status: {self._progress.last_status}",
+            )
         )
-
-
-def as_seconds(name: str, value: timedelta | float) -> float:
-    """
-    Return a duration in seconds.
-
-    :raises ValueError: if it is not one
-    """
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-        raise ValueError(f"{name} must be a timedelta or a number of seconds, 0 or more; got {value!r}")
-    return float(seconds)

@@ -1,8 +1,8 @@
 """
-What a batch's state means for the task that looks at it: the one place that decides.
+What a batch's state means for its task: the one place that decides.
 
-Poking, rescheduled and resumed sensors, the trigger and the operator all ask :func:`judge`. Plain data: no
-network, no Airflow.
+Poking, rescheduled and resumed sensors, the trigger and the operators all call :func:`judge`. Plain data: no network,
+no Airflow.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal, get_args
 
-from airflow_provider_portkey.batch import (
-    PARTIALLY_COMPLETED,
-    TERMINAL_STATUSES,
-    Batch,
-    BatchStatus,
-)
+from airflow_provider_portkey.batch import PARTIALLY_COMPLETED, TERMINAL_STATUSES, Batch, BatchStatus
+from airflow_provider_portkey.text import message, shorten
 
 FailOnRequestErrors = Literal["never", "all", "any"]
+
+# How many of a batch's own errors a message quotes.
+_MAX_ERRORS = 3
 
 
 class Outcome(Enum):
@@ -36,11 +35,11 @@ class Outcome(Enum):
 @dataclass(frozen=True)
 class Verdict:
     """
-    An outcome and, in words for the reader of a log, the reason for it.
+    An outcome and the reason for it.
 
     :param outcome: what the task does
-    :param reason: why, in a sentence or more
-    :param warn: whether the outcome is good but the reason deserves attention
+    :param reason: why, for a log or an error: cause and remedy in the first line, then details
+    :param warn: whether the outcome is good but somebody should read the reason
     """
 
     outcome: Outcome
@@ -54,9 +53,8 @@ class Policy:
     Which ends of a batch are good.
 
     :param allowed_statuses: terminal statuses that let the task succeed
-    :param fail_on_request_errors: when requests that failed inside a batch with an allowed status fail the
-        task: ``"never"``, when ``"all"`` of them failed, or when ``"any"`` did
-    :raises ValueError: if one of the two has a value that can't be meant
+    :param fail_on_request_errors: when a batch with an allowed status fails the task because requests in it failed:
+        ``"never"``, when ``"all"`` of them failed, or when ``"any"`` did
     """
 
     allowed_statuses: tuple[BatchStatus, ...] = (BatchStatus.COMPLETED,)
@@ -64,7 +62,11 @@ class Policy:
 
     @classmethod
     def of(cls, allowed_statuses: Iterable[str], fail_on_request_errors: FailOnRequestErrors) -> Policy:
-        """Check what a DAG author wrote. For the parameters see the class."""
+        """
+        Check what a DAG author wrote. For the parameters see the class.
+
+        :raises ValueError: if one of the two is invalid
+        """
         words = list(allowed_statuses) if isinstance(allowed_statuses, Iterable) else [allowed_statuses]
         words = [allowed_statuses] if isinstance(allowed_statuses, str) else words
         if not words or not all(word in TERMINAL_STATUSES for word in words):
@@ -78,21 +80,13 @@ class Policy:
 
 
 def judge(batch: Batch, policy: Policy) -> Verdict:
-    """Say what ``batch`` means under ``policy``."""
+    """Return what ``batch`` means under ``policy``."""
     if not batch.status.is_terminal:
         return Verdict(Outcome.WAIT, f"{batch}.")
 
-    files = f"output_file_id={batch.output_file_id}, error_file_id={batch.error_file_id}"
+    summary = f"{batch}; output_file_id={batch.output_file_id}, error_file_id={batch.error_file_id}."
     if batch.status not in policy.allowed_statuses:
-        errors = "".join(f"\n  {error}" for error in batch.errors[:3])
-        more = len(batch.errors) - 3
-        return Verdict(
-            Outcome.FAIL,
-            f"{batch}; {files}."
-            + (f" The provider's errors:{errors}" if errors else "")
-            + (f"\n  … and {more} more" if more > 0 else "")
-            + ("" if batch.status is BatchStatus.FAILED else f"\n{_ADVICE[batch.status]}"),
-        )
+        return Verdict(Outcome.FAIL, message(_bad_end(batch), summary, batch_errors(batch)))
 
     counts = batch.request_counts
     failed = counts.failed or 0
@@ -101,24 +95,34 @@ def judge(batch: Batch, policy: Policy) -> Verdict:
     some_failed = failed > 0 or batch.provider_status == PARTIALLY_COMPLETED
     all_failed = failed > 0 and (counts.completed == 0 if counts.total is None else failed >= counts.total)
     if not some_failed:
-        return Verdict(Outcome.SUCCEED, f"{batch}; {files}.")
-    reason = f"{batch}; {files}. {'All' if all_failed else 'Some'} requests in it failed"
+        return Verdict(Outcome.SUCCEED, summary)
+    cause = "All requests of the batch failed" if all_failed else "Some requests of the batch failed"
+    where = "the error file has the reasons" if batch.error_file_id else "the provider named no error file"
+    first_line = f"{cause}: {where}"
     if policy.fail_on_request_errors == "any" or (policy.fail_on_request_errors == "all" and all_failed):
-        return Verdict(
-            Outcome.FAIL_ON_REQUESTS,
-            f"{reason}, and the task has fail_on_request_errors={policy.fail_on_request_errors!r}.",
-        )
-    return Verdict(Outcome.SUCCEED, f"{reason}: the error file says why.", warn=True)
+        rule = f"The task fails since it has fail_on_request_errors={policy.fail_on_request_errors!r}."
+        return Verdict(Outcome.FAIL_ON_REQUESTS, message(first_line, summary, rule))
+    return Verdict(Outcome.SUCCEED, message(first_line, summary), warn=True)
 
 
-_ADVICE = {
-    BatchStatus.COMPLETED: "The task's allowed_statuses leave 'completed' out.",
-    BatchStatus.EXPIRED: (
-        "It ran out of time; requests answered before that are in the output file. "
-        "To go on with such partial results, add 'expired' to allowed_statuses."
-    ),
-    BatchStatus.CANCELLED: (
-        "Somebody cancelled it; requests answered before that may be in the output file. "
-        "To go on with such partial results, add 'cancelled' to allowed_statuses."
-    ),
-}
+def batch_errors(batch: Batch) -> str:
+    """Return a batch's own errors, a line each, for the end of a message; empty if it has none."""
+    if not batch.errors:
+        return ""
+    more = len(batch.errors) - _MAX_ERRORS
+    lines = ["The provider's errors:", *(f"  {error}" for error in batch.errors[:_MAX_ERRORS])]
+    return "\n".join(lines + [f"  … and {more} more"] * (more > 0))
+
+
+def _bad_end(batch: Batch) -> str:
+    """Return cause and remedy for a batch that did not end as its task needs it."""
+    if batch.status is BatchStatus.FAILED:
+        reason = shorten(str(batch.errors[0]), 45) if batch.errors else "the provider gave no reason"
+        return f"Batch failed ({reason}): check its input and the errors below"
+    cause = {
+        BatchStatus.COMPLETED: "Batch completed, which the task does not allow",
+        BatchStatus.EXPIRED: "Batch expired",
+        BatchStatus.CANCELLED: "Batch was cancelled",
+    }[batch.status]
+    use = "" if batch.status is BatchStatus.COMPLETED else " to use its partial results"
+    return f"{cause}: add {batch.status.value!r} to allowed_statuses{use}"

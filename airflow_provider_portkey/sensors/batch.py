@@ -1,4 +1,4 @@
-"""The sensor: wait until a batch has ended, poking, rescheduled or deferred."""
+"""The sensor: waits until a batch has ended, in mode poke, reschedule or deferred."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.task import BatchTask
-from airflow_provider_portkey.verdict import FailOnRequestErrors, Policy
+from airflow_provider_portkey.verdict import FailOnRequestErrors
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-# Airflow 3 may take five seconds to see that a task left its worker, and counts one that is back by then as lost: it
-# would retry a wait whose time is up.
+# Airflow 3 may need five seconds to notice that a task left its worker, and marks one that returns sooner as lost. It
+# would then retry a wait that has timed out.
 _SHORTEST_RESCHEDULE = 10.0
 
 
@@ -32,28 +32,26 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
     """
     Wait until a batch has ended.
 
-    Poking, rescheduled or deferred, it ends alike. It returns the batch as a dict under the names of Portkey's
-    documentation and pushes ``output_file_id`` and ``error_file_id`` to XCom beside it, before a bad end raises
-    too: what an expired batch answered was paid for. An outage does not end the wait; only ``timeout`` does.
+    Poke, reschedule and deferrable mode behave identically. The sensor returns the batch as a dict under the names of
+    Portkey's documentation, and pushes ``output_file_id`` and ``error_file_id`` to XCom, also before a bad end raises:
+    the partial results of an expired batch are paid for. An outage does not end the wait; only ``timeout`` does.
+
+    ``batch_id`` and ``portkey_conn_id`` are templated. What it raises is listed in
+    :mod:`airflow_provider_portkey.exceptions`.
 
     .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
 
-    :param batch_id: the batch's id, plain or percent-encoded (templated)
-    :param portkey_conn_id: the id of the Airflow connection (templated)
+    :param batch_id: the batch's id, plain or percent-encoded
+    :param portkey_conn_id: the id of the Airflow connection
     :param deferrable: wait in the triggerer, without a worker slot; default: ``[operators] default_deferrable``
-    :param end_from_trigger: when deferred, let a good end finish the task in the triggerer, without a worker slot; a
-        task with more to do then (outlets, a success callback, ...) ends on a worker all the same
-    :param allowed_statuses: terminal statuses that count as success, of ``completed``, ``failed``, ``expired``
-        and ``cancelled``
-    :param fail_on_request_errors: when a batch with an allowed status fails the task because requests in it
-        failed: ``"never"``, when ``"all"`` of them did, or when ``"any"`` did
+    :param end_from_trigger: when deferred, let a good end finish the task in the triggerer, without a worker slot. A
+        task with more to do (outlets, a success callback, ...) ends on a worker all the same
+    :param allowed_statuses: terminal statuses that count as success, of ``completed``, ``failed``, ``expired`` and
+        ``cancelled``
+    :param fail_on_request_errors: when a batch with an allowed status fails the task because requests in it failed:
+        ``"never"``, when ``"all"`` of them did, or when ``"any"`` did
     :param kwargs: those of :class:`~airflow.sdk.BaseSensorOperator`. ``timeout``, ``poke_interval``,
-        ``exponential_backoff``, ``max_wait``, ``soft_fail`` and ``never_fail`` hold in each mode
-    :raises PortkeyBatchEndedError: one of its subclasses, if the batch ended otherwise
-    :raises PortkeyRefusedError: if Portkey or the provider behind it refuses the call
-    :raises PortkeyInputError: if the connection or ``batch_id`` can't be used
-    :raises PortkeyConnectionNotFoundError: if there is no such connection
-    :raises PortkeyBatchTimeoutError: if the batch has not ended after ``timeout`` seconds
+        ``exponential_backoff``, ``max_wait``, ``soft_fail`` and ``never_fail`` apply in every mode
     """
 
     template_fields: Sequence[str] = ("batch_id", "portkey_conn_id")
@@ -72,21 +70,17 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
         super().__init__(**kwargs)
         self.batch_id = batch_id
         self.portkey_conn_id = portkey_conn_id
-        self.deferrable = deferrable
-        self.end_from_trigger = end_from_trigger
-        self._policy = Policy.of(allowed_statuses, fail_on_request_errors)
-        self.allowed_statuses = self._policy.allowed_statuses
-        self.fail_on_request_errors = fail_on_request_errors
+        self._init_wait(locals())
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look at the batch once."""
-        with self._skipping():
-            answer = self._look(context)
-        return PokeReturnValue(is_done=answer is not None, xcom_value=answer)
+        """Poll the batch once."""
+        with self._skip_instead_of_failing():
+            result = self._poll(context)
+        return PokeReturnValue(is_done=result is not None, xcom_value=result)
 
     def execute(self, context: Context) -> Any:
         """Wait in the task's mode."""
-        with self._skipping():
+        with self._skip_instead_of_failing():
             if not self.deferrable:
                 try:
                     return super().execute(context)
@@ -95,38 +89,32 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
                 except AirflowSkipException as skip:
                     if skip.__cause__ is not None:  # poke's own; Airflow's, on a timeout with soft_fail, has none
                         raise
-                self._time_is_up()
+                self._raise_timeout()
             started_at = time.time()
             first = self.poke(context)
             if first:
                 return first.xcom_value
-            self._defer(
-                context,
-                started_at=started_at,
-                poke_interval=self.poke_interval,
-                exponential_backoff=self.exponential_backoff,
-                max_wait=None if self.max_wait is None else self.max_wait.total_seconds(),
-            )
+            self._defer(context, started_at)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """End as the trigger's event says."""
-        with self._skipping():
-            return self._resume(context, event)
+        with self._skip_instead_of_failing():
+            return self._handle_event(context, event)
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
-        # Airflow's own would sleep beyond the timeout, and knows no Retry-After.
+        # Airflow's own method would sleep beyond the timeout, and ignores Retry-After.
         interval = super()._get_next_poke_interval(started_at, run_duration, poke_count)
         left = max(self.timeout - run_duration(), _SHORTEST_RESCHEDULE if self.reschedule else 0.0)
         return min(max(interval, self._progress.retry_after), left)
 
     @contextmanager
-    def _skipping(self) -> Iterator[None]:
-        """Skip with the reason, in each mode, where Airflow's base skips only in some and without it."""
+    def _skip_instead_of_failing(self) -> Iterator[None]:
+        """Skip with the reason, in every mode; Airflow's base class skips only in some, and without the reason."""
         try:
             yield
         except (AirflowFailException, AirflowSensorTimeout) as error:
             if not (self.soft_fail or self.never_fail):
                 raise
-            # Logged here, since Airflow's base puts words of its own in the place of these after a deferral.
+            # Logged here, since Airflow's base class replaces the text after a deferral.
             self.log.warning("Skipping instead of failing: %s", error)
             raise AirflowSkipException(str(error)) from error

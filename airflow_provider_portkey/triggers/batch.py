@@ -1,141 +1,117 @@
-"""The trigger: what thousands of waits run on."""
+"""The trigger: polls a batch in the triggerer, without a worker slot."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, fields
+from datetime import timedelta
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_portkey.batch import Batch
-from airflow_provider_portkey.exceptions import (
-    PortkeyConnectionNotFoundError,
-    PortkeyError,
-    PortkeyInputError,
-    PortkeyRefusedError,
-    PortkeyTransientError,
-)
+from airflow_provider_portkey.events import DeadlineReached, WaitResult, to_event
+from airflow_provider_portkey.exceptions import PortkeyConnectionNotFoundError, PortkeyError, PortkeyTransientError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.verdict import FailOnRequestErrors, Outcome, Policy, judge
-from airflow_provider_portkey.wait import Progress, Schedule
+from airflow_provider_portkey.wait import Progress, Schedule, as_seconds
 
-#: How many seconds a wait goes on while Airflow does not find its connection.
+#: How many seconds a wait continues while Airflow does not find its connection.
 MISSING_CONNECTION_GRACE = 600.0
-#: How many seconds a trigger that polls less often waits before its first look: until then Airflow 3 may not know yet
-#: that the task has left its worker, and a provider not that its batch is there.
-FIRST_LOOK = 5.0
+#: How many seconds a trigger waits before its first poll, unless its interval is short: until then Airflow 3 may not
+#: know that the task has left its worker, and a provider may not know its new batch.
+FIRST_POLL_DELAY = 5.0
 
 
+@dataclass(eq=False, repr=False)  # the base class has its own
 class PortkeyBatchTrigger(BaseTrigger):
     """
-    Looks at a batch until it has ended, the deadline is over, or Portkey refuses.
+    Polls a batch until it has ended, the deadline has passed, or Portkey refuses the call.
 
-    It fires one event: a dict with ``batch_id``, ``event`` (``"ended"``, ``"timeout"``, ``"refused"``,
-    ``"input_error"`` or ``"not_found"``) and, with ``"ended"``, the ``batch`` as :meth:`Batch.to_dict()
-    <airflow_provider_portkey.batch.Batch.to_dict>` gives it, else a ``message``. What that means for the task is
-    for the worker to judge, unless ``end_from_trigger`` is set: then a good end ends the task here, with the XComs
-    that the worker would push. Neither the arguments nor the event hold a secret.
+    It fires one event, described in :mod:`airflow_provider_portkey.events`. The worker decides what that means for the
+    task, unless ``end_from_trigger`` is set: then a good end ends the task here, with the XComs that the worker would
+    push. Neither the arguments nor the event hold a secret. Transient failures do not end the wait.
 
-    Failures that may pass do not end it.
-
-    :param batch_id: the batch
+    :param batch_id: the batch's id, plain or percent-encoded
     :param portkey_conn_id: the id of the Airflow connection
-    :param poke_interval: seconds between two looks, up to a tenth less to spread them
+    :param poke_interval: seconds or timedelta between two polls; up to a tenth less, so that waits spread
     :param started_at: when the wait began, in Unix seconds; default: now
-    :param deadline: when it ends, in Unix seconds, also if the trigger is moved to another triggerer; default:
-        never
+    :param deadline: when it ends, in Unix seconds, also on another triggerer; default: never
     :param exponential_backoff: let the interval grow with the time waited so far
-    :param max_wait: the longest interval in seconds
-    :param end_from_trigger: end the task here when the batch ended well
-    :param allowed_statuses: what that means, see :class:`~airflow_provider_portkey.verdict.Policy`
-    :param fail_on_request_errors: the same
-    :param do_xcom_push: whether a task that ends here has XComs
-    :param cancel_on_kill: cancel the batch when a person clears the task, or marks it. Airflow tells triggers of that
-        from 3.3 on, and 3.3.0 to 3.3.2 also when they move to another triggerer
+    :param max_wait: the longest interval, in seconds or as timedelta; default: no limit
+    :param end_from_trigger: when deferred, let a good end finish the task in the triggerer, without a worker slot. A
+        task with more to do (outlets, a success callback, ...) ends on a worker all the same
+    :param allowed_statuses: terminal statuses that count as success, of ``completed``, ``failed``, ``expired`` and
+        ``cancelled``
+    :param fail_on_request_errors: when a batch with an allowed status fails the task because requests in it failed:
+        ``"never"``, when ``"all"`` of them did, or when ``"any"`` did
+    :param do_xcom_push: whether a task that ends here pushes XComs
+    :param cancel_from_trigger: cancel the batch also when a person clears or marks the task while it is deferred.
+        Airflow reports this from 3.3 on, but 3.3.0 to 3.3.2 also when a triggerer hands its waits to another one. A
+        cleared task may have re-attached to the batch before that, and must then be cleared once more
     """
 
-    def __init__(
-        self,
-        batch_id: str,
-        portkey_conn_id: str = PortkeyHook.default_conn_name,
-        poke_interval: float = 60.0,
-        started_at: float | None = None,
-        deadline: float | None = None,
-        exponential_backoff: bool = False,
-        max_wait: float | None = None,
-        end_from_trigger: bool = False,
-        allowed_statuses: Sequence[str] = ("completed",),
-        fail_on_request_errors: FailOnRequestErrors = "all",
-        do_xcom_push: bool = True,
-        cancel_on_kill: bool = False,
-    ) -> None:
+    batch_id: str
+    portkey_conn_id: str = PortkeyHook.default_conn_name
+    poke_interval: timedelta | float = 60
+    started_at: float | None = None
+    deadline: float | None = None
+    exponential_backoff: bool = False
+    max_wait: timedelta | float | None = None
+    end_from_trigger: bool = False
+    allowed_statuses: Iterable[str] = ("completed",)
+    fail_on_request_errors: FailOnRequestErrors = "all"
+    do_xcom_push: bool = True
+    cancel_from_trigger: bool = False
+
+    def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.batch_id = batch_id
-        self.portkey_conn_id = portkey_conn_id
-        self.poke_interval = poke_interval
-        self.started_at = time.time() if started_at is None else started_at
-        self.deadline = deadline
-        self.exponential_backoff = exponential_backoff
-        self.max_wait = max_wait
-        self.end_from_trigger = end_from_trigger
-        self.allowed_statuses = list(allowed_statuses)
-        self.fail_on_request_errors = fail_on_request_errors
-        self.do_xcom_push = do_xcom_push
-        self.cancel_on_kill = cancel_on_kill
+        self.started_at = time.time() if self.started_at is None else self.started_at
+        self.poke_interval = as_seconds("poke_interval", self.poke_interval)
+        self.max_wait = None if self.max_wait is None else as_seconds("max_wait", self.max_wait)
+        self.allowed_statuses = [str(status) for status in self.allowed_statuses]
+
+    @classmethod
+    def parameters(cls) -> list[str]:
+        """Return the names of the constructor's parameters; each is also an attribute."""
+        return [field.name for field in fields(cls)]
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what Airflow stores to make the same trigger anywhere."""
-        names = (
-            "batch_id portkey_conn_id poke_interval started_at deadline exponential_backoff max_wait "
-            "end_from_trigger allowed_statuses fail_on_request_errors do_xcom_push cancel_on_kill"
-        ).split()
-        return f"{type(self).__module__}.{type(self).__qualname__}", {n: getattr(self, n) for n in names}
+        """Return what Airflow stores to create the same trigger in any triggerer."""
+        arguments = {name: getattr(self, name) for name in self.parameters()}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until there is something to tell, and tell it once."""
-        end: dict[str, Any]
+        """Poll until the wait ends, and fire one event."""
+        result: WaitResult
         try:
-            seen = await self._wait()
-        except PortkeyRefusedError as error:
-            end = {
-                "event": "refused",
-                "message": str(error),
-                "status_code": error.status_code,
-                "origin": error.origin,
-            }
-        except PortkeyInputError as error:
-            end = {"event": "input_error", "message": str(error)}
-        except PortkeyConnectionNotFoundError as error:
-            end = {"event": "not_found", "message": str(error)}
+            result = await self._wait()
+        except PortkeyError as error:
+            result = error
+        if isinstance(result, Batch) and self.end_from_trigger and await self._finish_here(result):
+            yield TaskSuccessEvent()
         else:
-            if isinstance(seen, str):
-                end = {"event": "timeout", "message": seen}
-            elif self.end_from_trigger and await self._is_finished_with(seen):
-                yield TaskSuccessEvent()
-                return
-            else:
-                end = {"event": "ended", "batch": seen.to_dict()}
-        yield TriggerEvent({"batch_id": self.batch_id, **end})  # type: ignore[no-untyped-call]
+            yield TriggerEvent(to_event(self.batch_id, result))  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
-        """Cancel the batch, if asked to."""
-        if not self.cancel_on_kill:
+        """Cancel the batch, if the task asked for it."""
+        if not self.cancel_from_trigger:
             return
         try:
             await PortkeyHook(self.portkey_conn_id).acancel_batch(self.batch_id)
-        except PortkeyError as error:  # of which Airflow would not say more than that there was one
-            self.log.warning("Batch %s could not be cancelled, though its task was killed: %s", self.batch_id, error)
+        except PortkeyError as error:  # Airflow would log only that there was one
+            self.log.warning("Could not cancel batch %s after its task was killed: %s", self.batch_id, error)
         else:
-            self.log.info("Batch %s: asked for it to be cancelled, since its task was killed.", self.batch_id)
+            self.log.info("Requested cancellation of batch %s: its task was killed.", self.batch_id)
 
-    async def _is_finished_with(self, batch: Batch) -> bool:
-        """Do what the worker would after a good end; whether that was all, or the worker has to."""
+    async def _finish_here(self, batch: Batch) -> bool:
+        """Do what the worker would do after a good end; return whether the task is done, or needs the worker."""
         verdict = judge(batch, Policy.of(self.allowed_statuses, self.fail_on_request_errors))
         ti = self.task_instance
-        # There is no task instance in dag.test(), which has no triggerer either.
+        # In dag.test() there is no task instance, and no triggerer either.
         if verdict.outcome is not Outcome.SUCCEED or ti is None:
             return False
         if self.do_xcom_push:
@@ -143,7 +119,7 @@ class PortkeyBatchTrigger(BaseTrigger):
             from asgiref.sync import sync_to_async
 
             def push() -> None:
-                # Not with the event: Airflow 3 encodes those of an event twice, so that they are read as text.
+                # Not with the event: Airflow 3 encodes the XComs of an event twice, so that they are read as text.
                 for key, value in batch.to_xcoms().items():
                     XCom.set(
                         key=key,
@@ -155,16 +131,20 @@ class PortkeyBatchTrigger(BaseTrigger):
                     )
 
             try:
-                # Shielded, since to break off a talk with Airflow 3.1's supervisor would break more than this.
+                # Shielded: after an aborted request to its supervisor, Airflow 3.1 gives the next one the wrong
+                # response.
                 await asyncio.shield(sync_to_async(push, thread_sensitive=False)())
             except Exception:
-                self.log.exception("Batch %s: its XComs could not be pushed here; a worker will.", batch.id)
+                self.log.exception("Could not push the XComs of batch %s here: a worker will.", batch.id)
                 return False
         (self.log.warning if verdict.warn else self.log.info)("%s", verdict.reason)
         return True
 
-    async def _wait(self) -> Batch | str:
-        """Return the batch that has ended, or what was last seen of it when the time is up."""
+    async def _wait(self) -> Batch | DeadlineReached:
+        """Return the batch that has ended, or what was known of it at the deadline."""
+        assert self.started_at is not None
+        assert not isinstance(self.poke_interval, timedelta)
+        assert not isinstance(self.max_wait, timedelta)
         schedule = Schedule(
             started_at=self.started_at,
             deadline=float("inf") if self.deadline is None else self.deadline,
@@ -174,11 +154,11 @@ class PortkeyBatchTrigger(BaseTrigger):
         )
         progress = Progress()
         missing_since: float | None = None
-        # The worker has just looked. A random part of the interval keeps the triggers that a restarted
-        # triggerer takes up all at once from polling in step ever after.
+        # The worker has just polled. A random part of the interval keeps the triggers that a restarted triggerer
+        # starts all at once from polling in step ever after.
         delay = schedule.delay(random.random())
         if delay is not None:
-            least = FIRST_LOOK if delay > 2 * FIRST_LOOK else 0.0
+            least = FIRST_POLL_DELAY if delay > 2 * FIRST_POLL_DELAY else 0.0
             await asyncio.sleep(least + (delay - least) * random.random())
         async with PortkeyHook(self.portkey_conn_id) as hook:
             while True:
@@ -186,19 +166,19 @@ class PortkeyBatchTrigger(BaseTrigger):
                     batch = await hook.aget_batch(self.batch_id, retry_within=schedule.left)
                 except PortkeyTransientError as error:
                     missing_since = None
-                    progress.missed(error, self.log)
+                    progress.record_failure(error, self.log)
                 except PortkeyConnectionNotFoundError as error:
                     # The worker has just read it: a secrets backend that is down for a moment looks the same.
                     missing_since = missing_since or time.monotonic()
                     if time.monotonic() - missing_since > MISSING_CONNECTION_GRACE:
                         raise
-                    progress.missed(PortkeyTransientError(str(error), origin="network"), self.log)
+                    progress.record_failure(PortkeyTransientError(str(error), origin="network"), self.log)
                 else:
                     missing_since = None
-                    progress.saw(batch, self.log)
+                    progress.record_status(batch, self.log)
                     if batch.status.is_terminal:
                         return batch
                 delay = schedule.delay(random.random(), progress.retry_after)
                 if delay is None:
-                    return progress.last
+                    return DeadlineReached(progress.last_status)
                 await asyncio.sleep(delay)

@@ -1,0 +1,277 @@
+"""
+Each call of Portkey's API as data: the request beside the reader of its response.
+
+No HTTP library here: :mod:`airflow_provider_portkey.transport` sends the requests and returns what it received.
+
+.. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from airflow_provider_portkey.batch import Batch, BatchStatus, encode_id, is_same_id
+from airflow_provider_portkey.exceptions import PortkeyInputError
+from airflow_provider_portkey.failures import error_from_response, other_batch, unexpected_body
+from airflow_provider_portkey.http import Request, Response
+from airflow_provider_portkey.problems import NOTHING_SENT, Problems
+from airflow_provider_portkey.settings import Settings
+from airflow_provider_portkey.text import decode_json, message, shorten
+
+T = TypeVar("T")
+
+#: How many batches one page of a list holds.
+PAGE_SIZE = 100
+
+#: What a batch's metadata may hold: pairs, characters of a name, characters of a value.
+MAX_METADATA = (16, 64, 512)
+
+#: An error that is returned instead of a file is smaller than this.
+MAX_ERROR_BYTES = 2**16
+
+#: The beginning of the JSON into which the gateway wraps a page of text or HTML.
+WRAPPED_TEXT = b'{"html-message":'
+
+
+def read_response(response: Response, request: Request, settings: Settings, read: Callable[[Any], T]) -> T:
+    """
+    Read the response to any call.
+
+    :param read: makes the result of the decoded JSON, or raises ``ValueError``
+    :raises PortkeyApiError: if the call failed, or its response is not what the call returns
+    """
+    if not 200 <= response.status < 300:
+        raise error_from_response(response, request, settings)
+    try:
+        return read(decode_json(response.body))
+    except ValueError as error:
+        problem = error
+    raise unexpected_body(problem, response, request, settings)
+
+
+def retrieve_batch(settings: Settings, batch_id: str) -> Request:
+    """
+    Return the call that retrieves one batch.
+
+    :raises PortkeyInputError: if ``batch_id`` is not valid
+    """
+    return Request(
+        "GET",
+        f"{settings.base_url}/batches/{_path_segment(batch_id, 'batch_id')}",
+        f"retrieving batch {shorten(batch_id)!r}",
+        "batch_id",
+    )
+
+
+def read_batch(response: Response, request: Request, settings: Settings, batch_id: str) -> Batch:
+    """Read the response to :func:`retrieve_batch`. For what it raises see :func:`read_response`."""
+    batch = read_response(response, request, settings, _batch)
+    if not is_same_id(batch.id, batch_id):
+        raise other_batch(batch.id, response, request, settings)
+    return _redacted(batch, settings)
+
+
+def create_batch(settings: Settings, **fields: Any) -> Request:
+    """Return the call that creates a batch, with the body of :func:`batch_body`. Sent twice, it is paid twice."""
+    return Request(
+        "POST",
+        f"{settings.base_url}/batches",
+        f"creating a batch from file {shorten(str(fields['input_file_id']))!r}",
+        body=batch_body(**fields),
+        repeatable=False,
+    )
+
+
+def batch_body(
+    *,
+    input_file_id: str,
+    endpoint: str,
+    completion_window: str,
+    metadata: Mapping[str, str] | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+) -> bytes:
+    """
+    Return the JSON that describes a batch to be created.
+
+    :raises PortkeyInputError: lists all that is invalid
+    """
+    problems = Problems()
+    if input_file_id is None or str(input_file_id).strip() in ("", "None"):
+        problems.append(f"input_file_id is {input_file_id!r}: the upstream task pushed no value to XCom")
+    elif not isinstance(input_file_id, str):
+        problems.append(f"input_file_id must be a string, got {type(input_file_id).__name__}")
+    if not isinstance(endpoint, str) or not endpoint.startswith("/"):
+        problems.append(f"endpoint must be a path such as /v1/chat/completions, got {shorten(repr(endpoint))}")
+    if not isinstance(completion_window, str) or not completion_window.strip():
+        problems.append(f"completion_window must be a string such as 24h, got {shorten(repr(completion_window))}")
+    problems.collect(_check_metadata, metadata)
+    fields: dict[str, Any] = {
+        "input_file_id": str(input_file_id).strip(),
+        "endpoint": endpoint,
+        "completion_window": completion_window,
+        "metadata": metadata,
+    }
+    extra = {} if extra_body is None else extra_body
+    body = ""
+    if not isinstance(extra, Mapping):
+        problems.append(f"extra_body must be a dict, got {type(extra).__name__}")
+    elif reserved := sorted(fields.keys() & extra.keys()):
+        problems += [f"extra_body must not contain {name!r}: use the parameter of that name" for name in reserved]
+    else:
+        try:
+            body = json.dumps({n: v for n, v in {**fields, **extra}.items() if v is not None}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            problems.append(f"extra_body is not valid JSON: {error}")
+    if problems:
+        raise problems.as_error("Invalid batch")
+    return body.encode()
+
+
+def read_created_batch(response: Response, request: Request, settings: Settings) -> Batch:
+    """Read the response to :func:`create_batch`; some providers return the id alone."""
+
+    def read(answer: Any) -> Batch:
+        if isinstance(answer, Mapping) and answer.get("status") is None:
+            answer = {**answer, "status": BatchStatus.VALIDATING}
+        return _batch(answer)
+
+    return _redacted(read_response(response, request, settings, read), settings)
+
+
+def cancel_batch(settings: Settings, batch_id: str) -> Request:
+    """
+    Return the call that cancels one batch.
+
+    :raises PortkeyInputError: if ``batch_id`` is not valid
+    """
+    return Request(
+        "POST",
+        f"{settings.base_url}/batches/{_path_segment(batch_id, 'batch_id')}/cancel",
+        f"cancelling batch {shorten(batch_id)!r}",
+        "batch_id",
+    )
+
+
+def read_accepted(response: Response, request: Request, settings: Settings) -> None:
+    """Read the response to :func:`cancel_batch`: providers that accept it return different things, or nothing."""
+    read_response(response, request, settings, lambda answer: None)
+
+
+def list_batches(settings: Settings, after: str | None = None, limit: int = PAGE_SIZE) -> Request:
+    """Return the call that lists batches, newest first: those after the batch ``after``."""
+    url = f"{settings.base_url}/batches?limit={limit}"
+    return Request("GET", url if after is None else f"{url}&after={quote(after, safe='')}", "listing batches")
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list, and the id to request the next page with, ``None`` on the last page."""
+
+    batches: tuple[Batch, ...]
+    after: str | None
+
+
+def read_page(response: Response, request: Request, settings: Settings) -> Page:
+    """Read the response to :func:`list_batches`. An entry that is not a batch is left out."""
+
+    def read(answer: Any) -> Page:
+        entries = answer.get("data") if isinstance(answer, Mapping) else None
+        if not isinstance(entries, list):
+            raise ValueError("expected a JSON object with a list named 'data'")
+        batches = []
+        for entry in entries:
+            with suppress(ValueError):
+                batches.append(_redacted(_batch(entry), settings))
+        after = answer.get("last_id") or (batches[-1].id if batches else None)
+        more = answer.get("has_more") is True and isinstance(after, str)
+        return Page(tuple(batches), after if more else None)
+
+    return read_response(response, request, settings, read)
+
+
+def upload_file(settings: Settings, filename: str) -> Request:
+    """Return the call that uploads a file; the sender adds its content. A second upload costs nothing."""
+    return Request("POST", f"{settings.base_url}/files", f"uploading file {shorten(filename)!r}")
+
+
+def read_file_id(response: Response, request: Request, settings: Settings) -> str:
+    """Read the response to :func:`upload_file`."""
+
+    def read(answer: Any) -> str:
+        file_id = answer.get("id") if isinstance(answer, Mapping) else None
+        if not isinstance(file_id, str) or not file_id.strip():
+            raise ValueError("expected a JSON object with an 'id'")
+        return file_id.strip()
+
+    return read_response(response, request, settings, read)
+
+
+def retrieve_file_content(settings: Settings, file_id: str) -> Request:
+    """
+    Return the call that downloads a file.
+
+    :raises PortkeyInputError: if ``file_id`` is not valid
+    """
+    return Request(
+        "GET",
+        f"{settings.base_url}/files/{_path_segment(file_id, 'file_id')}/content",
+        f"downloading file {shorten(file_id)!r}",
+        "file_id",
+    )
+
+
+def check_file_content(response: Response, request: Request, settings: Settings) -> None:
+    """Check that the response to :func:`retrieve_file_content`, or its beginning, is a file and not an error."""
+
+    def check(answer: Any) -> None:
+        if response.body.startswith(WRAPPED_TEXT):
+            raise ValueError("a page of text that the gateway wrapped into JSON, not a file")
+        # A row of a file may hold an error too; it has a custom_id.
+        is_row = not isinstance(answer, Mapping) or "custom_id" in answer
+        if not is_row and (answer.get("error") or answer.get("status") == "failure"):
+            raise ValueError("an error, not a file")
+
+    read_response(response, request, settings, check)
+
+
+def _path_segment(given: str, name: Literal["batch_id", "file_id"]) -> str:
+    try:
+        return encode_id(given, name)
+    except ValueError as error:
+        problem = str(error)
+    raise PortkeyInputError(message(problem, NOTHING_SENT))
+
+
+def _check_metadata(metadata: Any) -> None:
+    pairs, name_length, value_length = MAX_METADATA
+    if metadata is None:
+        return
+    if not isinstance(metadata, Mapping) or len(metadata) > pairs:
+        raise ValueError(f"metadata must be a dict of at most {pairs} pairs, got {shorten(repr(metadata))}")
+    problems = Problems()
+    for name, value in metadata.items():
+        valid = isinstance(name, str) and isinstance(value, str)
+        if not valid or not 0 < len(name) <= name_length or len(value) > value_length:
+            problems.append(
+                f"metadata: {shorten(repr(name))} and its value must be strings of at most {name_length} and "
+                f"{value_length} characters"
+            )
+    problems.raise_any()
+
+
+def _batch(answer: Any) -> Batch:
+    # `provider_status` is our own name for the provider's word: a response cannot set it.
+    if isinstance(answer, Mapping):
+        answer = {name: value for name, value in answer.items() if name != "provider_status"}
+    return Batch.from_dict(answer)
+
+
+def _redacted(batch: Batch, settings: Settings) -> Batch:
+    # Errors alone: an id may look like a virtual key, and must stay as it is.
+    errors = tuple(error.map(settings.redact) for error in batch.errors)
+    return replace(batch, errors=errors) if errors else batch

@@ -1,0 +1,329 @@
+"""
+Who failed a call, while doing what, and what to change: from a response or a network error to an exception.
+
+The first line of each message says cause and remedy. The call, its URL and the provider's words follow.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Mapping
+from socket import gaierror
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from airflow_provider_portkey.exceptions import (
+    Origin,
+    PortkeyApiError,
+    PortkeyOutcomeUnknownError,
+    PortkeyRefusedError,
+    PortkeyTransientError,
+)
+from airflow_provider_portkey.http import MAX_RESPONSE_BYTES, Request, Response
+from airflow_provider_portkey.retry import parse_retry_after
+from airflow_provider_portkey.settings import ROUTE_HEADERS, Settings
+from airflow_provider_portkey.text import decode_json, message, shorten
+
+# How much of a body that is not JSON is quoted.
+_MAX_TEXT_BYTES = 100_000
+
+
+class _Meaning(NamedTuple):
+    """What a status means. Its texts may have the placeholders of :func:`error_from_response`."""
+
+    error: type[PortkeyApiError]
+    #: They make the first line: "{cause} (HTTP 401): {remedy}".
+    cause: str
+    remedy: str
+    #: What the first line has no room for.
+    advice: str = ""
+
+
+_CREDENTIAL = _Meaning(
+    PortkeyRefusedError,
+    "Credential rejected by {who}",
+    "correct it in Portkey or in headers",
+    "Portkey accepted the call. The provider's own credential is wrong or lacks a permission. It is stored in Portkey "
+    "under the virtual key or provider slug, or in the connection's headers.",
+)
+_AUTHORIZATION = _Meaning(
+    PortkeyRefusedError,
+    "Authorization rejected by {who}",
+    "check headers and password of {connection}",
+    "Check Authorization in headers in the connection's extra, or the connection's password.",
+)
+
+# What the operating system reports when no connection could be made.
+_UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN)
+
+#: (status, who failed or None for anyone) -> meaning. 300 and 500 stand for all statuses of their kind.
+_MEANINGS: dict[tuple[int, Origin | None], _Meaning] = {
+    (300, None): _Meaning(PortkeyRefusedError, "Redirect not followed", "set host to the final address ({connection})"),
+    (400, "provider"): _Meaning(PortkeyRefusedError, "Request rejected by {who}", "check {argument}"),
+    (400, None): _Meaning(
+        PortkeyRefusedError,
+        "Unknown virtual key, provider or config",
+        "check the extra of {connection}",
+        "Portkey does not know the virtual_key, provider or config in the connection's extra.",
+    ),
+    (401, "provider"): _CREDENTIAL,
+    (401, None): _Meaning(
+        PortkeyRefusedError,
+        "API key rejected by {who}",
+        "check the password of {connection}",
+        "The Portkey API key, the connection's password, is wrong or expired.",
+    ),
+    (403, "provider"): _CREDENTIAL,
+    (403, None): _Meaning(
+        PortkeyRefusedError,
+        "Permission denied by {who}",
+        "check scopes and host of {connection}",
+        "The Portkey API key lacks a scope (batches need completions.write), or the organisation has a gateway of its "
+        "own, whose address belongs in the connection's host.",
+    ),
+    (404, "gateway"): _Meaning(
+        PortkeyRefusedError,
+        "No API at this address",
+        "check the host of {connection}",
+        "Nothing answers at that path: the connection's host must be the API's base URL.",
+    ),
+    (404, None): _Meaning(
+        PortkeyRefusedError,
+        "Unknown {what}",
+        "check {argument} and the provider of {connection}",
+        "The connection must name the provider and workspace that it was created in.",
+    ),
+    (407, None): _Meaning(
+        PortkeyRefusedError, "Proxy credentials rejected", "check proxy of {connection} or HTTP_PROXY"
+    ),
+    (408, None): _Meaning(PortkeyTransientError, "{who} timed out", "usually temporary, retry later"),
+    (412, None): _Meaning(PortkeyRefusedError, "Budget or limit exhausted in Portkey", "raise it there"),
+    (429, None): _Meaning(PortkeyTransientError, "Rate limited by {who}", "temporary, retry later"),
+    (446, None): _Meaning(
+        PortkeyRefusedError, "Call denied by a guardrail in Portkey", "change the guardrail or the request"
+    ),
+    (500, None): _Meaning(PortkeyTransientError, "{who} failed", "usually temporary, retry later"),
+}
+_OTHER = _Meaning(PortkeyRefusedError, "Request rejected by {who}", "{text}")
+
+
+class _Source(NamedTuple):
+    """Who failed, as far as a response shows it."""
+
+    origin: Origin
+    name: str
+
+
+def error_from_response(response: Response, request: Request, settings: Settings) -> PortkeyApiError:
+    """Return the error for a response of any call whose status is not a success."""
+    body = decode_json(response.body)
+    status = response.status
+    source = _source(response, body, settings)
+    meaning = _meaning_of(status, source.origin, settings)
+    text = _text_of(response, body, settings).rstrip(".") or "empty body"
+    placeholders = {
+        "who": source.name,
+        "connection": settings.name,
+        "argument": request.argument or "what was sent",
+        "what": {"batch_id": "batch", "file_id": "file"}.get(request.argument or "", "resource"),
+        "text": text,
+    }
+    cause, remedy, advice = (words.format_map(placeholders) for words in meaning[1:])
+    if 300 <= status < 400:
+        location = re.sub(r"//[^/?#]*@", "//", response.headers.get("location", "")).split("?")[0]
+        target = f"to {shorten(settings.redact(location))}" if location else "without a Location"
+        text = f"redirect {target}, not followed since it would send the API key to another address"
+    return meaning.error(
+        message(
+            f"{cause[0].upper()}{cause[1:]} (HTTP {status}): {remedy}",
+            f"HTTP {status} from {source.name} {_while(request, settings)}: {text}.",
+            advice,
+        ),
+        status_code=status,
+        origin=source.origin,
+        retry_after=parse_retry_after(response.headers, time.time()),
+    )
+
+
+def unexpected_body(
+    problem: Exception, response: Response, request: Request, settings: Settings
+) -> PortkeyTransientError:
+    """Return the error for a successful response whose body is not what the call returns."""
+    body = decode_json(response.body)
+    source = _source(response, body, settings)
+    text = _text_of(response, body, settings) or "empty"
+    cause = f"Unexpected response from {source.name} (HTTP {response.status})"
+    return PortkeyTransientError(
+        message(
+            f"{cause}: check the host of {settings.name}" if source.origin == "gateway" else f"{cause}: {text}",
+            f"HTTP {response.status} from {source.name} {_while(request, settings)}.",
+            f"Unexpected body ({problem}): {text}",
+        ),
+        status_code=response.status,
+        origin=source.origin,
+    )
+
+
+def other_batch(batch_id: str, response: Response, request: Request, settings: Settings) -> PortkeyTransientError:
+    """Return the error for a response about another batch than the one that was asked for."""
+    return PortkeyTransientError(
+        message(
+            f"Response about another batch: check the host of {settings.name}",
+            f"HTTP {response.status} {_while(request, settings)}: the response is about batch "
+            f"{shorten(settings.redact(batch_id))!r}.",
+        ),
+        status_code=response.status,
+    )
+
+
+def response_too_large(request: Request, settings: Settings) -> PortkeyTransientError:
+    """Return the error for a response of more than :data:`~airflow_provider_portkey.http.MAX_RESPONSE_BYTES`."""
+    size = f"{MAX_RESPONSE_BYTES // 2**20} MiB"
+    return PortkeyTransientError(
+        message(
+            f"Response larger than {size}: check the host of {settings.name}",
+            f"More than {size} {_while(request, settings)}: larger than any Portkey response, so something else may "
+            "answer at that address.",
+        )
+    )
+
+
+def rate_limited(
+    cause: PortkeyTransientError, left: float, request: Request, settings: Settings
+) -> PortkeyTransientError:
+    """
+    Return the error for a call that was not sent, since a response to another one asked to wait.
+
+    :param cause: the error of that response
+    :param left: seconds until calls may be sent again
+    """
+    return PortkeyTransientError(
+        message(
+            f"Rate limited for another {left:.0f} s (Retry-After): request not sent ({settings.name})",
+            f"The request was not sent {_while(request, settings)}. The response that asked to wait:",
+            str(cause),
+        ),
+        status_code=cause.status_code,
+        origin=cause.origin,
+        retry_after=left,
+    )
+
+
+def network_error(
+    error: BaseException, request: Request, settings: Settings, *, was_sent: bool = True
+) -> PortkeyTransientError:
+    """
+    Return the error for a call without a response, from whatever the HTTP library raised.
+
+    :param was_sent: whether any of the request may have arrived
+    """
+    root = _root_cause(error)
+    cause, advice = _network_advice(root, settings)
+    words = shorten(settings.redact(str(root) or "no details"), 300).rstrip(".")
+    return PortkeyTransientError(
+        message(cause, f"No response {_while(request, settings)}: {type(root).__name__}: {words}.", advice),
+        origin="network",
+        was_sent=was_sent,
+    )
+
+
+def as_outcome_unknown(error: PortkeyTransientError, request: Request) -> PortkeyApiError:
+    """
+    Return the error that ``error`` is for ``request``: after a call that must not be repeated, its outcome is unknown.
+
+    A 429 is rejected before any work starts, so repeating it is safe.
+    """
+    if request.repeatable or not error.was_sent or error.status_code == 429:
+        return error
+    return PortkeyOutcomeUnknownError(
+        message("The call failed, but the batch may exist: search for it before creating another", str(error)),
+        status_code=error.status_code,
+        origin=error.origin,
+        retry_after=error.retry_after,
+    )
+
+
+def _while(request: Request, settings: Settings) -> str:
+    return f"while {request.subject} (connection {settings.conn_id!r}, {request.url})"
+
+
+def _source(response: Response, body: Any, settings: Settings) -> _Source:
+    if isinstance(body, Mapping) and body.get("status") == "failure":
+        return _Source("portkey", "Portkey")
+    provider = body.get("provider") if isinstance(body, Mapping) else None
+    if not provider and response.status < 500:
+        # Portkey sends this header with faults of its own too, such as a provider that it could not reach.
+        provider = response.headers.get("x-portkey-provider")
+    if isinstance(provider, str) and provider:
+        return _Source("provider", f"provider {shorten(settings.redact(provider), 20)!r}")
+    return _Source("gateway", "the proxy" if response.status == 407 else "the gateway")
+
+
+def _meaning_of(status: int, origin: Origin, settings: Settings) -> _Meaning:
+    sent = dict(settings.headers).keys()
+    if status == 400 and not sent & set(ROUTE_HEADERS):
+        origin = "provider"  # the connection names nothing that Portkey could not know
+    if status == 401 and origin == "gateway" and "x-portkey-api-key" not in sent:
+        return _AUTHORIZATION
+    kind = 500 if status >= 500 else 300 if 300 <= status < 400 else status
+    keys: list[tuple[int, Origin | None]] = [(status, origin), (status, None), (kind, None)]
+    return next((_MEANINGS[key] for key in keys if key in _MEANINGS), _OTHER)
+
+
+def _text_of(response: Response, body: Any, settings: Settings) -> str:
+    """Return what a response says, on one line, without HTML tags and without the secrets that it may quote."""
+    text = _error_message(body) or response.body[:_MAX_TEXT_BYTES].decode(errors="replace")
+    return shorten(settings.redact(re.sub(r"</?[a-zA-Z!][^<>]{0,1000}>|[\0-\x1f\x7f]", " ", text)), 300)
+
+
+def _error_message(body: Any) -> str:
+    """Find the message in an error's body; Portkey and its providers keep it in different places."""
+    if not isinstance(body, Mapping):
+        return ""
+    error, text, data = body.get("error"), body.get("message"), body.get("data")
+    candidates = (
+        error.get("message") if isinstance(error, Mapping) else None,
+        error,
+        text,
+        text.get("error") if isinstance(text, Mapping) else None,
+        data.get("message") if isinstance(data, Mapping) else None,
+        body.get("html-message"),
+    )
+    return next((c for c in candidates if isinstance(c, str) and c.strip()), "")
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Find the error that HTTP libraries wrap, often more than once and with the whole URL."""
+    inner = getattr(error, "reason", None) or getattr(error, "os_error", None)
+    inner = inner or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+    return _root_cause(inner) if isinstance(inner, BaseException) else error
+
+
+def _network_advice(error: BaseException, settings: Settings) -> tuple[str, str]:
+    """Return the first line for a network error, and what did not fit into it."""
+    host = shorten(urlsplit(settings.base_url).hostname or "the host", 25)
+    kind = f"{type(error).__name__} {error}"
+    if re.search(r"SSL|certificate|Certificate", kind):
+        return (
+            f"TLS handshake with {host} failed: check verify of {settings.name}",
+            "If the gateway's certificate is signed by a private CA, name the CA's file in verify in the connection's "
+            "extra, or in REQUESTS_CA_BUNDLE or SSL_CERT_FILE.",
+        )
+    if re.search(r"timed?.?out", kind, re.IGNORECASE):
+        return (
+            f"No response from {host} in time: usually temporary, retry later",
+            f"The limits are timeout={settings.timeout:g} s for a request and "
+            f"connect_timeout={settings.connect_timeout:g} s, in the connection's extra.",
+        )
+    unreachable = (
+        isinstance(error, gaierror)
+        or getattr(error, "errno", None) in _UNREACHABLE
+        or re.search("NameResol|NewConnection", kind)
+    )
+    problem = "Cannot reach" if unreachable else "No usable response from"
+    return (
+        f"{problem} {host} ({type(error).__name__}): check host, DNS, firewall and proxy",
+        f"Check the host of connection {settings.conn_id!r}, and DNS, firewall and proxy between this machine and it.",
+    )

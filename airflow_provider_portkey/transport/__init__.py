@@ -1,0 +1,1 @@
+"""Sends requests: ``requests`` on workers, ``aiohttp`` in the triggerer. Decides nothing."""
