@@ -1,4 +1,4 @@
-"""Go on with what a batch answered before it expired or was cancelled, and say what is missing."""
+"""Use the partial results of a batch that expired or was cancelled, and report what is missing."""
 
 from datetime import datetime
 
@@ -25,14 +25,14 @@ def keep_partial_results():
     )
 
     @task
-    def tell(manifest):
+    def report(manifest):
         answered = manifest["output"]["lines"] if manifest["output"] else 0
-        # Some providers tell of what they had no time for in the file of errors, others nowhere.
+        # Some providers list the requests that ran out of time in the error file, others do not list them.
         failed = manifest["error"]["lines"] if manifest["error"] else 0
         print(f"{answered} requests were answered, {failed} failed or ran out of time, missing: {manifest['missing']}")
 
     retrieve >> download
-    tell(download.output)
+    report(download.output)
 
 
 dag_object = keep_partial_results()

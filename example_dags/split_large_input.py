@@ -1,4 +1,4 @@
-"""Put more requests than one batch may hold into several, wait for all of them at once, and fetch what they answer."""
+"""Split more requests than one batch may hold into several, wait for all of them at once, and download the answers."""
 
 import json
 from datetime import datetime
@@ -12,12 +12,12 @@ from airflow_provider_portkey.operators.batch import PortkeyCreateBatchOperator,
 @dag(
     schedule=None,
     start_date=datetime(2026, 1, 1),
-    params={"requests": 120_000, "requests_a_batch": 50_000, "folder": "/tmp/portkey"},
+    params={"requests": 120_000, "requests_per_batch": 50_000, "folder": "/tmp/portkey"},
 )
 def split_large_input():
     @task
     def split(params=None, run_id=None):
-        """Write files of requests, and return their paths: so many requests do not belong in XCom."""
+        """Write the requests to files and return their paths, since so many requests do not belong in XCom."""
         requests = (
             {
                 "custom_id": f"{n}",
@@ -30,7 +30,7 @@ def split_large_input():
         folder = ObjectStoragePath(params["folder"]) / run_id
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
-        while chunk := list(islice(requests, params["requests_a_batch"])):
+        while chunk := list(islice(requests, params["requests_per_batch"])):
             path = folder / f"requests-{len(paths)}.jsonl"
             with path.open("w") as file:
                 file.writelines(json.dumps(request) + "\n" for request in chunk)

@@ -1,8 +1,7 @@
-"""Points Airflow at a home of its own before anything imports it."""
+"""Gives Airflow its own home before anything imports it; the fixtures of all suites; the search for leaks."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -34,10 +34,14 @@ os.environ.update(
 
 from tests.server.gateway import Gateway  # noqa: E402
 from tests.server.standin import StandIn  # noqa: E402
+from tests.support.connections import set_connection  # noqa: E402
 
-#: What no test may print, log or have Airflow store: the stand-in's keys.
+if TYPE_CHECKING:
+    from tests.support.world import World
+
+#: The stand-in's keys, which no test may print or log, and Airflow may not store.
 SECRETS = (StandIn().api_key, StandIn().provider_key)
-#: What aiohttp and asyncio say of what was left open.
+#: What aiohttp and asyncio log about objects that were left open.
 UNCLOSED = ("Unclosed client session", "Unclosed connector", "Task was destroyed but it is pending")
 _leaks: list[str] = []
 
@@ -51,14 +55,15 @@ def files_with(secrets: Iterable[str], folder: Path) -> list[str]:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.passed:
-        told = "".join(text for _, text in report.sections)
-        if any(secret in told for secret in SECRETS):
-            _leaks.append(f"A secret is in what {report.nodeid} printed or logged")
-        _leaks.extend(f"{words}: by the time of {report.nodeid}" for words in UNCLOSED if words in told)
+        output = "".join(text for _, text in report.sections)
+        if any(secret in output for secret in SECRETS):
+            _leaks.append(f"A secret is in the output or log of {report.nodeid}")
+        # The object may be of an earlier test: it is reported when it is collected.
+        _leaks.extend(f"{words}: in or before {report.nodeid}" for words in UNCLOSED if words in output)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run, however green, that left a secret in what it printed, logged or stored, or something open."""
+    """Fail a run whose tests all passed if it leaked a secret, or left a session or a task open."""
     _leaks.extend(f"A secret is in Airflow's {name}" for name in files_with(SECRETS, HOME))
     if _leaks:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -97,13 +102,18 @@ def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> str:
     return "portkey_default"
 
 
-def set_connection(monkeypatch: pytest.MonkeyPatch, conn_id: str = "portkey_default", **fields: object) -> None:
-    """Define an Airflow connection the way a deployment would: in the environment."""
-    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": "portkey"} | fields))
-
-
 @pytest.fixture(scope="session")
 def gateway() -> Iterator[Gateway]:
     """Run Portkey's real open-source gateway."""
     with Gateway() as gateway:
         yield gateway
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[World]:
+    """The place of one hostile case: see :mod:`tests.support.world`."""
+    # Imported here, because it imports what a run of other tests need not have.
+    from tests.support.world import open_world
+
+    with open_world(monkeypatch, tmp_path) as world:
+        yield world

@@ -1,10 +1,12 @@
 """
-The main job, for ``make demo``: a real Airflow waits for a batch and shows its file ids.
+The main task, for ``make demo``: a real Airflow waits for a batch and shows its file ids.
 
-The batch is one of an embedded stand-in for Portkey, where a second DAG then creates another and joins its answers to
-records; unless the environment names your own: ``PORTKEY_API_KEY`` and ``PORTKEY_BATCH_ID``, with one of
-``PORTKEY_VIRTUAL_KEY``, ``PORTKEY_PROVIDER`` and ``PORTKEY_CONFIG``, and ``PORTKEY_BASE_URL`` if your gateway is not
-the hosted one. Nothing is created there, since that costs money.
+The batch is on an embedded stand-in for Portkey. A second DAG then creates a batch there, and joins the answers to
+records.
+
+To wait for your own batch, set ``PORTKEY_API_KEY`` and ``PORTKEY_BATCH_ID``, one of ``PORTKEY_VIRTUAL_KEY``,
+``PORTKEY_PROVIDER`` and ``PORTKEY_CONFIG``, and ``PORTKEY_BASE_URL`` if your gateway is not the hosted one. The demo
+creates nothing there, because that costs money.
 """
 
 from __future__ import annotations
@@ -57,17 +59,17 @@ def main() -> int:
                 "extra": {"virtual_key": server.virtual_key},
             }
             say(f"Waiting for {batch_id} at an embedded stand-in for Portkey, {server.base_url}.")
-            say("For one of your own set PORTKEY_API_KEY, PORTKEY_BATCH_ID and PORTKEY_VIRTUAL_KEY.")
+            say("To wait for your own batch, set PORTKEY_API_KEY, PORTKEY_BATCH_ID and PORTKEY_VIRTUAL_KEY.")
         _set_up_airflow(Path(home), {"conn_type": "portkey", **connection})
 
-        from tests.airflow_run import load_dag, run_dag
+        from tests.support.airflow_run import load_dag, run_dag
 
         dag = load_dag("wait_for_batch")
         dag.get_task("wait").poke_interval = poke_interval
         run = run_dag(dag, {"batch_id": batch_id})
         xcoms = run.xcoms["wait"]
         print()
-        say(f"The DAG run ended as: {run.state}. XComs of its task 'wait':")
+        say(f"The DAG run ended with state {run.state}. XComs of its task 'wait':")
         print(json.dumps(xcoms["return_value"], indent=2))
         print(f"status:         {(xcoms['return_value'] or {}).get('status')}")
         print(f"output_file_id: {xcoms['output_file_id']}")
@@ -76,13 +78,13 @@ def main() -> int:
             return 0 if run.state == "success" else 1
 
         print()
-        say("The whole loop: records, a batch of requests, its answers joined to the records.")
+        say("The whole loop: records become a batch of requests, and its answers are joined to the records.")
         server.course = [(0, "validating"), (2, "in_progress"), (4, "completed")]
         server.respond = _opinion
         dag = load_dag("answer_records")
         dag.get_task("create").poke_interval = poke_interval
         run = run_dag(dag, {"folder": f"{home}/answers"})
-        say(f"The DAG run ended as: {run.state}. What its task 'join' returned:")
+        say(f"The DAG run ended with state {run.state}. Its task 'join' returned:")
         print(json.dumps(run.xcoms["join"]["return_value"], indent=2))
         return 0 if run.state == "success" else 1
 
@@ -94,7 +96,7 @@ def _opinion(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    """Print a line of the demo's own."""
+    """Print a line of the demo itself."""
     print(f"== {text}", flush=True)
 
 
@@ -118,7 +120,7 @@ def _set_up_airflow(home: Path, connection: dict[str, object]) -> None:
         AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home}/airflow.db",
         AIRFLOW_CONN_PORTKEY_DEFAULT=json.dumps(connection),
         NO_PROXY=",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
-        # Of Airflow's log, the demo shows what the task and its trigger say.
+        # Of Airflow's log, only the lines of the task and its trigger are shown.
         AIRFLOW__LOGGING__LOGGING_LEVEL="WARNING",
         AIRFLOW__LOGGING__NAMESPACE_LEVELS="airflow.task.operators=INFO airflow_provider_portkey=INFO task.stdout=INFO",
     )

@@ -1,1 +1,1 @@
-"""A benchmark of a thousand waits on one event loop, ours beside the peers': ``make bench``."""
+"""A benchmark of a thousand waits on one event loop, of this provider and of others: ``make bench``."""

@@ -1,8 +1,8 @@
 """
-Compares waits on one event loop: ours, the peers', aiohttp alone, and what physics allows.
+Compares waits on one event loop: of this provider, of others, of aiohttp alone, and the theoretical minimum.
 
-Each contender runs in a process of its own against a server in another one, which answers after 50 ms and says
-at the third look that a batch has ended.
+Each contender runs in its own process. Its server runs in another one, responds after 50 ms, and reports a batch as
+completed at the third poll.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from tests.bench.contender import CONN_ID, CONNECTIONS
 from tests.bench.server import POLLS
 
 LATENCY, INTERVAL, CONNECTIONS_AT_ONCE = 0.05, 1.0, 100
-#: Seconds after which a contender is stopped, by number of waits: at 10,000 those that need minutes for 1,000 are.
+#: Seconds after which a contender is stopped, by the number of waits. With 10,000 waits this stops those that need
+#: minutes for 1,000.
 LIMITS = {100: 60.0, 1_000: 240.0, 10_000: 45.0}
 IMPORTS = {
     "this": "airflow_provider_portkey.sensors.batch",
@@ -45,13 +46,13 @@ PACKAGES = {
 }
 
 
-def bound(waits: int) -> float:
-    """Return the least seconds that these waits can take: their pauses, or what goes through the connections."""
+def minimum(waits: int) -> float:
+    """Return the theoretical minimum in seconds: the intervals between polls, or the capacity of the connections."""
     return max((POLLS - 1) * INTERVAL + POLLS * LATENCY, waits * POLLS * LATENCY / CONNECTIONS_AT_ONCE)
 
 
 def run(name: str, waits: int, certificates: Path | None, home: str) -> dict[str, Any]:
-    """Run one contender, and return its figures with the server's."""
+    """Run one contender, and return its figures and those of its server."""
     limit = LIMITS.get(waits, 240.0)
     serve = [sys.executable, "-m", "tests.bench.server", str(LATENCY)]
     if certificates:
@@ -81,12 +82,12 @@ def run(name: str, waits: int, certificates: Path | None, home: str) -> dict[str
         finally:
             server.kill()
     if figures["bad"] or (figures["ended"] == waits and figures["requests"] < waits * POLLS):
-        sys.exit(f"{name} did not do its work: {figures}")
+        sys.exit(f"{name}: not every wait polled its batch to the end: {figures}")
     return {"name": name, "waits": waits, **figures}
 
 
 def import_time(module: str, home: str) -> float:
-    """Return the seconds that importing a module takes beyond Airflow's base classes: the median of five."""
+    """Return how many seconds the import of a module takes after that of Airflow's base classes: a median of five."""
     code = (
         "import time; from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator, conf\n"
         f"began = time.perf_counter(); import {module}; print(time.perf_counter() - began)"
@@ -97,16 +98,16 @@ def import_time(module: str, home: str) -> float:
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         return float(done.stdout.splitlines()[-1])
 
-    once()  # compiles it
+    once()  # The first import compiles the module.
     return statistics.median(once() for _ in range(5))
 
 
 def row(figures: dict[str, Any]) -> str:
-    """Return a line of the table."""
+    """Return one row of the table."""
     name, waits = figures["name"], figures["waits"]
     if figures["ended"] < waits:
-        return f"| {name} | stopped after {figures['wall']:.0f} s with {figures['ended']} ended | | | | |"
-    wall = f"{figures['wall']:.1f} s ({figures['wall'] / bound(waits):.1f} x)"
+        return f"| {name} | stopped after {figures['wall']:.0f} s, {figures['ended']} waits ended | | | | |"
+    wall = f"{figures['wall']:.1f} s ({figures['wall'] / minimum(waits):.1f} x)"
     lag = " / ".join(f"{figures['lag'][key] * 1e3:.0f}" for key in ("p50", "p99", "max"))
     return (
         f"| {name} | {wall} | {figures['cpu'] / figures['requests'] * 1e3:.2f} ms | {lag} ms "
@@ -115,7 +116,7 @@ def row(figures: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw the waits' wall time and the loop's lag over HTTP, as ratios and milliseconds."""
+    """Plot the time of the waits over HTTP, as a multiple of the minimum, and the lag of the event loop."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -126,10 +127,10 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
         done = [f for f in results["http"] if f["name"] == name and f["ended"] == f["waits"]]
         style = {"marker": "o", "label": name, "linewidth": 2.5 if name == "this" else 1.2}
         waits = [f["waits"] for f in done]
-        left.plot(waits, [f["wall"] / bound(f["waits"]) for f in done], **style)
+        left.plot(waits, [f["wall"] / minimum(f["waits"]) for f in done], **style)
         right.plot(waits, [max(f["lag"]["p99"], 1e-4) * 1e3 for f in done], **style)
-    left.set(title="Time until all waits have ended,\nas a multiple of the least possible", xlabel="waits")
-    right.set(title="How late the event loop is for others,\n99th percentile in ms", xlabel="waits")
+    left.set(title="Time until all waits have ended,\nas a multiple of the theoretical minimum", xlabel="waits")
+    right.set(title="Lag of the event loop for other triggers,\n99th percentile in ms", xlabel="waits")
     for axes in (left, right):
         axes.set(xscale="log", yscale="log")
         axes.grid(alpha=0.3)
@@ -140,12 +141,12 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> None:
-    """Run it all, print tables in Markdown, and draw the plot."""
+    """Run all contenders, print tables in Markdown, and save the plot."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--waits", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--only", nargs="+", choices=list(CONNECTIONS), default=list(CONNECTIONS))
     parser.add_argument("--schemes", nargs="+", choices=["http", "https"], default=["http", "https"])
-    parser.add_argument("--plot", type=Path, help="where to save a picture (PNG)")
+    parser.add_argument("--plot", type=Path, help="the file for the plot (PNG)")
     arguments = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     print(", ".join(f"{name} = {package} {version(package)}" for name, package in PACKAGES.items()), "\n")
@@ -153,21 +154,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
         authority = trustme.CA()
-        # Beside the public ones, which a client of a public API has to load as well.
+        # The file also has the public authorities, because a client of a public API loads those.
         (folder / "ca.pem").write_bytes(Path(certifi.where()).read_bytes() + authority.cert_pem.bytes())
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
         for scheme in arguments.schemes:
             results[scheme] = []
             for waits in arguments.waits:
-                print(f"{waits:,} waits over {scheme}; bound {bound(waits):.2f} s\n")
-                print("| | all ended after (x bound) | CPU a poll | loop lag p50 / p99 / max | connections | memory |")
+                print(f"{waits:,} waits over {scheme}; the theoretical minimum is {minimum(waits):.2f} s\n")
+                columns = "all ended after (x minimum) | CPU per poll | loop lag p50 / p99 / max | connections | memory"
+                print(f"| | {columns} |")
                 print("| --- | --- | --- | --- | --- | --- |")
                 for name in arguments.only:
                     figures = run(name, waits, folder if scheme == "https" else None, home)
                     results[scheme].append(figures)
                     print(row(figures), flush=True)
                 print()
-        print("Importing it, beyond Airflow's own base classes:", end=" ")
+        print("Import time after Airflow's own base classes:", end=" ")
         print(", ".join(f"{n} {import_time(m, home) * 1e3:.0f} ms" for n, m in IMPORTS.items() if n in arguments.only))
     if arguments.plot:
         plot(results, arguments.plot)

@@ -1,4 +1,4 @@
-"""Runs one contender's waits on one event loop, as a triggerer would, and prints what that took as JSON."""
+"""Runs one contender's waits on one event loop, as a triggerer does, and prints the figures as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONN_ID = "bench"
 GOOD = ("ended", "success", "completed")
 Wait = Callable[[str], Awaitable[object]]
 
-#: How each is told where to look and what with. None lets its connection say more about how it polls.
+#: The connection of each contender. No contender's connection has settings for how it polls.
 CONNECTIONS: dict[str, dict[str, Any]] = {
     "this": {"conn_type": "portkey", "host": "{url}", "password": "pk-bench", "extra": {"virtual_key": "openai-bench"}},
     "openai": {"conn_type": "openai", "host": "{url}/v1", "password": "sk-bench"},
@@ -100,11 +100,11 @@ CONTENDERS: dict[str, Callable[[float], Wait]] = {
 
 
 async def _lags(into: list[float]) -> None:
-    """Note how late the loop comes back to who asked for a moment."""
+    """Record by how much the loop exceeds a sleep of 5 ms."""
     while True:
-        asked = time.perf_counter()
+        started = time.perf_counter()
         await asyncio.sleep(0.005)
-        into.append(time.perf_counter() - asked - 0.005)
+        into.append(time.perf_counter() - started - 0.005)
 
 
 def _memory() -> int:
@@ -113,16 +113,16 @@ def _memory() -> int:
 
 async def _run(wait: Wait, count: int, limit: float) -> dict[str, Any]:
     lags: list[float] = []
-    heart = asyncio.ensure_future(_lags(lags))
+    recorder = asyncio.ensure_future(_lags(lags))
     await asyncio.sleep(0.1)
     lags.clear()
-    memory, cpu, began = _memory(), time.process_time(), time.perf_counter()
+    memory, cpu, started = _memory(), time.process_time(), time.perf_counter()
     tasks = [asyncio.ensure_future(wait(f"batch_{n}")) for n in range(count)]
     done, _ = await asyncio.wait(tasks, timeout=limit)
-    took, cpu = time.perf_counter() - began, time.process_time() - cpu
-    heart.cancel()
+    took, cpu = time.perf_counter() - started, time.process_time() - cpu
+    recorder.cancel()
     lags = sorted(lags) or [took]
-    # Ours has an "event", the peers a "status"; aiohttp alone returns the batch.
+    # This provider's payload has an "event", those of the others a "status". Bare aiohttp returns the batch.
     ends = [task.exception() or task.result() for task in done]
     good = [end for end in ends if isinstance(end, dict) and end.get("event", end.get("status")) in GOOD]
     return {
@@ -139,10 +139,10 @@ def main() -> None:
     """Run ``python -m tests.bench.contender NAME COUNT INTERVAL LIMIT``."""
     import structlog
 
-    # Of each, nothing is logged: where a triggerer's log goes is not what is compared.
+    # Nothing is logged, because the cost of a triggerer's log is not what is compared.
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    # What a triggerer has loaded before the first trigger comes.
+    # A triggerer has imported these before its first trigger.
     import airflow.sdk.execution_time.supervisor
     import airflow.triggers.base  # noqa: F401
 
@@ -150,7 +150,7 @@ def main() -> None:
     wait = CONTENDERS[name](interval)
     figures = asyncio.new_event_loop().run_until_complete(_run(wait, count, limit))
     print(json.dumps(figures), flush=True)
-    os._exit(0)  # Blocked threads and loops of those that did not finish would hold the process.
+    os._exit(0)  # Blocked threads and pending tasks of a contender that was stopped would keep the process alive.
 
 
 if __name__ == "__main__":

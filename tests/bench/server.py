@@ -1,7 +1,7 @@
 """
-A batch API that answers late and costs little: the second GET of a batch after the first, and so on.
+A batch API that responds after a fixed latency and needs little CPU.
 
-Leaner than the stand-in of the tests, since it must never be what a benchmark measures.
+It is leaner than the stand-in of the tests, because the benchmark must not measure its server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 
 from tests.server.standin import HOST, batch_body
 
-#: A batch has ended when it is asked for the third time.
+#: A batch is completed at the third poll.
 POLLS = 3
 
 
@@ -38,22 +38,22 @@ def _body(batch_id: str, ended: bool, *, anthropic: bool) -> bytes:
 
 
 class Server:
-    """Counts what it is asked for; ``GET /figures`` tells it."""
+    """Counts requests and connections; ``GET /figures`` returns the counts."""
 
     def __init__(self, latency: float) -> None:
         self.latency = latency
-        self.asked: Counter[str] = Counter()
+        self.polls: Counter[str] = Counter()
         self.connections = 0
 
-    def answer(self, path: str) -> bytes:
-        """Return the whole answer to ``GET path``."""
+    def respond(self, path: str) -> bytes:
+        """Return the whole response to ``GET path``."""
         if path == "/figures":
-            figures = {"requests": self.asked.total(), "connections": self.connections}
+            figures = {"requests": self.polls.total(), "connections": self.connections}
             body = json.dumps(figures).encode()
         else:
             batch_id = path.rpartition("/")[2]
-            self.asked[batch_id] += 1
-            body = _body(batch_id, self.asked[batch_id] >= POLLS, anthropic="/messages/" in path)
+            self.polls[batch_id] += 1
+            body = _body(batch_id, self.polls[batch_id] >= POLLS, anthropic="/messages/" in path)
         return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
@@ -73,14 +73,14 @@ class _Connection(asyncio.Protocol):
             return
         path = self._buffer.split(b" ", 2)[1].decode()
         self._buffer = b""
-        answer = self._server.answer(path)
+        response = self._server.respond(path)
         if path == "/figures":
-            self._transport.write(answer)
+            self._transport.write(response)
             return
         if not self._counts:
             self._counts = True
             self._server.connections += 1
-        asyncio.get_running_loop().call_later(self._server.latency, self._transport.write, answer)
+        asyncio.get_running_loop().call_later(self._server.latency, self._transport.write, response)
 
 
 async def _serve(latency: float, certificate: str | None) -> None:

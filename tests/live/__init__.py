@@ -1,1 +1,1 @@
-"""The provider in a whole Airflow, driven from outside: ``make live``."""
+"""Tests of the provider in a whole Airflow, through its REST API: ``make live``."""

@@ -1,4 +1,4 @@
-"""Runs the stand-in in the foreground, for a person to curl."""
+"""Runs the stand-in in the foreground, for use with curl."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ STEPS = [(0, "validating"), (10, "in_progress"), (40, "finalizing"), (50, "compl
 
 
 def main() -> None:
-    """Serve one batch that takes its time, until interrupted."""
+    """Serve one slow batch until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m tests.server", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any that is free)")
-    # A shell has its background jobs ignore it.
+    # A shell lets its background jobs ignore this signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with StandIn(port=parser.parse_args().port) as standin, suppress(KeyboardInterrupt):
         standin.timeline(BATCH_ID, STEPS)

@@ -1,4 +1,4 @@
-"""Batches and files as the API shows them, and how a batch runs that a client created: data, without a socket."""
+"""Batches and files as the API returns them, and how a created batch runs: data, without a socket."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, TypeAlias
 #: Moments in a scripted batch's body are fixed, so that bodies can be compared.
 CREATED_AT = 1_760_000_000
 
-# The providers' own words are among these, since Portkey hands them on.
+# Providers' own words are among these, because Portkey passes them on.
 _COMPLETED = {"completed", "complete", "ended", "partially_completed"}
 _CUT_SHORT = {"expired", "cancelled", "stopped"}
 _NEVER_RAN = {"failed", "file_upload_failed", "batch_start_failed"}
 ENDED = _COMPLETED | _CUT_SHORT | _NEVER_RAN
 _SECONDS_UNTIL = {"in_progress": 60, "finalizing": 3_000, "cancelling": 3_000, "expired": 86_400}
 _DAY = 86_400
-#: What a batch repeats of the request that created it.
+#: What a batch returns of the request that created it.
 ECHOED = ("endpoint", "input_file_id", "completion_window", "metadata")
 
 _PIECE = 262_144
 _TYPES = {bool: "a boolean", int: "an integer", float: "a decimal", list: "an array", dict: "an object"}
 
-#: Answers a line of the input file with what becomes its ``response`` in the output.
+#: Returns the ``response`` in the output file to a line of the input file.
 Respond: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def batch_body(batch_id: str, status: str = "in_progress", **fields: object) -> dict[str, object]:
-    """A whole batch as documented, plausible for its status; ``fields`` replace or add single members."""
+    """Return a whole batch as documented, plausible for its status. ``fields`` replace or add members."""
     passed = [status]
     counts = {"total": 100, "completed": 40, "failed": 1}
     files: tuple[str | None, str | None] = (None, None)
@@ -44,7 +44,7 @@ def batch_body(batch_id: str, status: str = "in_progress", **fields: object) -> 
         files = (f"file-{batch_id}-output", f"file-{batch_id}-error")
     elif status in _NEVER_RAN:
         counts = {"total": 0, "completed": 0, "failed": 0}
-        error = {"code": "invalid_json_line", "message": "Line 1 is no JSON.", "param": None, "line": 1}
+        error = {"code": "invalid_json_line", "message": "Line 1 is not valid JSON.", "param": None, "line": 1}
         errors = {"object": "list", "data": [error]}
     elif status == "validating":
         counts = {"total": 0, "completed": 0, "failed": 0}
@@ -80,27 +80,27 @@ def batch_body(batch_id: str, status: str = "in_progress", **fields: object) -> 
 
 @dataclass(frozen=True)
 class Lines:
-    """A body of ``count`` lines that are made as they are sent: either one over and over, or ``line(n)``."""
+    """A body of ``count`` lines, made as they are sent: the same line each time, or ``line(n)``."""
 
     line: bytes | Callable[[int], bytes]
     count: int
 
     @property
     def size(self) -> int | None:
-        """Its bytes, where nothing need be made to know them."""
+        """The number of bytes, if it is known without making the lines."""
         return len(_ended(self.line)) * self.count if isinstance(self.line, bytes) else None
 
     def total(self) -> int:
-        """Its bytes, if need be by making them."""
+        """Return the number of bytes, by making the lines if necessary."""
         return sum(map(len, self)) if self.size is None else self.size
 
     def __iter__(self) -> Iterator[bytes]:
-        """One line after another, each with its newline."""
+        """Iterate over the lines, each with its newline."""
         for n in range(self.count):
             yield _ended(self.line if isinstance(self.line, bytes) else self.line(n))
 
     def pieces(self) -> Iterator[bytes]:
-        """Several lines at a time, as they are sent."""
+        """Iterate over pieces of several lines, as they are sent."""
         if isinstance(self.line, bytes):
             line = _ended(self.line)
             at_once = max(1, _PIECE // len(line))
@@ -124,7 +124,7 @@ def _ended(line: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that arrived whole: ``bytes`` counts them, ``sha256`` is in hex."""
+    """A complete upload. ``sha256`` is in hexadecimal."""
 
     file_id: str
     filename: str
@@ -136,7 +136,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Created:
-    """A batch that a client created: ``body`` is what it asked for, whole; ``at`` is monotonic."""
+    """A batch that a client created. ``body`` is the whole request, ``at`` is monotonic time."""
 
     id: str
     body: Mapping[str, Any]
@@ -145,14 +145,14 @@ class Created:
 
     @property
     def members(self) -> dict[str, object]:
-        """What a batch tells of its creation for ever."""
+        """What the batch always returns of its creation."""
         return {"created_at": self.created_at} | {name: self.body.get(name) for name in ECHOED}
 
 
 def file_object(
     file_id: str, size: int, filename: str, purpose: str, created_at: int = CREATED_AT
 ) -> dict[str, object]:
-    """A file as OpenAI tells of it."""
+    """Return a file as OpenAI describes it."""
     return {
         "id": file_id,
         "object": "file",
@@ -164,8 +164,8 @@ def file_object(
     }
 
 
-def flaw(body: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """Why a batch can't be created, in OpenAI's words, as message, param and code; whether its file exists aside."""
+def find_problem(body: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Return why a batch cannot be created, in OpenAI's words: message, param, code. Does not check its file."""
     for name in ("input_file_id", "endpoint", "completion_window"):
         if not body.get(name):
             return f"Missing required parameter: '{name}'.", name, "missing_required_parameter"
@@ -196,7 +196,7 @@ def _type(value: object) -> str:
 
 
 def completion(line: dict[str, Any]) -> dict[str, Any]:
-    """A small chat completion that tells which request it answers."""
+    """Return a small chat completion that names the request that it answers."""
     custom_id = line["custom_id"]
     message = {"role": "assistant", "content": f"Answer to {custom_id}"}
     body = {
@@ -211,9 +211,9 @@ def completion(line: dict[str, Any]) -> dict[str, Any]:
 
 
 class Run:
-    """How a created batch goes, by the time since its creation.
+    """The state of a created batch, by the time since its creation.
 
-    Its output is made when it is first seen to have ended.
+    Its output is made at the first GET after its end.
     """
 
     def __init__(
@@ -233,12 +233,12 @@ class Run:
         self._end: dict[str, object] | None = None
 
     def cancel(self, takes: float) -> None:
-        """Let go of the steps to come: it is being cancelled from now on, and is so after that many seconds."""
+        """Drop the remaining steps: the batch is cancelling from now on, and cancelled after ``takes`` seconds."""
         now = time.monotonic() - self._created.at
         self._steps = [*self._passed(), (now, "cancelling"), (now + takes, "cancelled")]
 
     def body(self) -> dict[str, object]:
-        """The batch as it stands."""
+        """Return the batch in its current state."""
         passed = self._passed()
         status = passed[-1][1]
         body = batch_body(self._created.id, status)
@@ -264,7 +264,7 @@ class Run:
         return (line for line in self._requests() if line.strip())
 
     def _finish(self, *, half: bool) -> dict[str, object]:
-        """Answer the lines, of an odd number the middle one too if only half of them are."""
+        """Answer the lines; with ``half``, the first half of them, rounded up."""
         lines, respond = list(self._lines()), self._respond()
         good: list[bytes] = []
         bad: list[bytes] = []
@@ -290,7 +290,7 @@ class Run:
         return end
 
     def _refuse(self, line: int) -> dict[str, object]:
-        """Fail, as for a line that is no request."""
+        """Fail the batch because a line is not a request."""
         error = {
             "code": "invalid_json_line",
             "message": "This line is not parseable as valid JSON.",

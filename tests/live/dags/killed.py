@@ -1,4 +1,4 @@
-"""Creates of batches whose process a test can find and kill."""
+"""Tasks that create a batch and write their process id to a file, so that a test can kill them."""
 
 import os
 from datetime import datetime, timedelta

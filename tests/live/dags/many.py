@@ -1,4 +1,4 @@
-"""Many deferred waits."""
+"""Many deferred waits, one for each item of the run's configuration."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""One batch, waited for in each way; a task after each uses what it left in XCom."""
+"""One batch, waited for in every mode; a task after each wait uses its XCom."""
 
 from datetime import datetime
 from typing import Any
@@ -8,9 +8,9 @@ from airflow.providers.common.compat.sdk import dag, task
 from airflow_provider_portkey.operators.batch import PortkeyRetrieveBatchOperator
 from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 
-WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
+WAITS: dict[str, tuple[Any, dict[str, Any]]] = {
     "poke": (PortkeyBatchSensor, {}),
-    # One that comes back sooner may be taken for lost by Airflow 3.
+    # Airflow 3 may fail a rescheduled task that runs again sooner.
     "reschedule": (PortkeyBatchSensor, {"mode": "reschedule", "poke_interval": 10}),
     "deferred": (PortkeyBatchSensor, {"deferrable": True}),
     "ends_from_trigger": (PortkeyBatchSensor, {"deferrable": True, "end_from_trigger": True}),
@@ -29,7 +29,7 @@ def modes():
     def use(batch):
         return batch["output_file_id"]
 
-    for name, (operator, kwargs) in WAYS.items():
+    for name, (operator, kwargs) in WAITS.items():
         kwargs = {"poke_interval": 1, "timeout": 600} | kwargs
         wait = operator(
             task_id=name,

@@ -1,4 +1,4 @@
-"""Deferred waits: beside one that has little time, and beside the one of a create."""
+"""Deferred waits: next to one with a short timeout, and next to a task that creates its batch."""
 
 from datetime import datetime
 
@@ -15,14 +15,14 @@ ARGUMENTS["default_args"] = {"deferrable": True, "poke_interval": 1, "timeout": 
 
 def wait_all():
     for number, task_id in enumerate(WAITS):
-        # Every other one ends in the triggerer.
+        # Every second wait ends in the triggerer.
         PortkeyBatchSensor(task_id=task_id, batch_id="{{ dag_run.conf['batch_id'] }}", end_from_trigger=number % 2 == 1)
 
 
 @dag(**ARGUMENTS)
-def deadline():
+def takeover():
     wait_all()
-    PortkeyBatchSensor(task_id="hurried", batch_id="{{ dag_run.conf['never'] }}", timeout=90)
+    PortkeyBatchSensor(task_id="short_timeout", batch_id="{{ dag_run.conf['endless_batch_id'] }}", timeout=90)
 
 
 @dag(**ARGUMENTS)
@@ -31,5 +31,5 @@ def waits():
     PortkeyCreateBatchOperator(task_id="create", requests=[{"custom_id": "1", "body": {}}], wait_for_completion=True)
 
 
-deadline()
+takeover()
 waits()

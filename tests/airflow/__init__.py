@@ -1,0 +1,1 @@
+"""DAG runs in a real Airflow."""

@@ -1,0 +1,165 @@
+"""When the create operator cancels its batch: kills, timeouts and deferrals that Airflow ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from threading import Thread, Timer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+
+from airflow_provider_portkey.exceptions import PortkeyError, PortkeyTransientError
+from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.operators.batch import PortkeyCreateBatchOperator
+from tests.server.standin import Answer, StandIn
+from tests.support.airflow_run import run_task
+from tests.support.backoff import set_max_backoff
+
+pytestmark = pytest.mark.usefixtures("airflow_db", "connection")
+
+CREATE: dict[str, Any] = {
+    "endpoint": "/v1/embeddings",
+    "requests": [{"custom_id": "r0", "body": {"model": "m", "input": "text"}}],
+}
+WAIT: dict[str, Any] = {"wait_for_completion": True, "poke_interval": 0.1}
+
+
+def context_of_first_attempt(push: Callable[[str, Any], None] = lambda key, value: None) -> Any:
+    """Return the context of a task ``t`` outside Airflow."""
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=push)
+    return {"ti": ti}
+
+
+def operator_with_batch(**kwargs: Any) -> PortkeyCreateBatchOperator:
+    """Return an operator that has created batch_1."""
+    task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", **kwargs)
+    task.batch_id = "batch_1"
+    return task
+
+
+class TestKill:
+    def test_a_kill_before_there_is_a_batch_sends_nothing(self, standin: StandIn) -> None:
+        PortkeyCreateBatchOperator(task_id="t", input_file_id="f").on_kill()
+        assert standin.requests == []
+
+    def test_a_kill_cancels_the_batch_with_one_attempt(self, standin: StandIn) -> None:
+        standin.script("batch_1", "in_progress")
+        task = operator_with_batch()
+        standin.fail("POST", "/v1/batches/batch_1/cancel", Answer(503))
+        task.on_kill()
+        assert (len(standin.requests), standin.cancelled) == (1, [])
+        task.on_kill()
+        assert standin.cancelled == ["batch_1"]
+
+    def test_a_kill_without_cancel_on_kill_sends_nothing(self, standin: StandIn) -> None:
+        operator_with_batch(cancel_on_kill=False).on_kill()
+        assert standin.requests == []
+
+    def test_a_killed_task_raises_an_error_after_which_airflow_may_retry(self, standin: StandIn) -> None:
+        task = PortkeyCreateBatchOperator(task_id="t", **CREATE, **WAIT)
+        standin.course = [(0, "in_progress")]
+        context = context_of_first_attempt()
+        # Airflow 3 calls only on_kill(), and lets the task continue.
+        Timer(0.5, task.on_kill).start()
+        with pytest.raises(
+            PortkeyError, match="Task killed: its batch is being cancelled; a retry creates another one"
+        ) as caught:
+            task.execute(context)
+        assert not isinstance(caught.value, AirflowFailException)
+        assert len(standin.cancelled) == 1
+
+    @pytest.mark.parametrize(
+        "mode", [{}, WAIT, WAIT | {"deferrable": True}], ids=["without a wait", "waiting", "deferring"]
+    )
+    @pytest.mark.parametrize(("moment", "created"), [("upload", 0), ("create", 1), ("push", 1)])
+    def test_a_kill_before_the_wait_cancels_a_batch_that_was_created(
+        self, moment: str, created: int, mode: dict[str, Any], standin: StandIn
+    ) -> None:
+        standin.course = [(0, "in_progress")]
+        task = PortkeyCreateBatchOperator(task_id="t", **CREATE, **mode)
+
+        def push(key: str, value: Any) -> None:
+            if moment == "push":
+                task.on_kill()
+
+        def kill() -> None:
+            standin.wait_for(1 if moment == "upload" else 2)
+            task.on_kill()
+
+        if moment != "push":
+            standin.fail("POST", "/v1/files" if moment == "upload" else "/v1/batches", Answer(delay=0.5))
+            Thread(target=kill).start()
+        context = context_of_first_attempt(push)
+        with pytest.raises(
+            PortkeyError, match="Task killed: its batch is being cancelled; a retry creates another one"
+        ) as caught:
+            task.execute(context)
+        assert not isinstance(caught.value, AirflowFailException)
+        assert len(standin.batches) == created
+        assert standin.cancelled == [batch.id for batch in standin.batches]
+
+    @pytest.mark.parametrize("is_rejected", [False, True], ids=["accepted", "rejected"])
+    def test_a_kill_does_not_read_the_connection(
+        self, is_rejected: bool, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The interrupted code may hold the lock on Airflow 3's connection to its supervisor."""
+        set_max_backoff(monkeypatch, 0.01)
+        standin.script("batch_1", *[Answer(503)] * 3, "in_progress")
+        task = operator_with_batch()
+        with pytest.raises(PortkeyTransientError):  # After which the next call would read the connection again.
+            task.hook.get_batch("batch_1")
+        if is_rejected:
+            standin.api_key = "another"
+        lookups: list[str] = []
+        monkeypatch.setattr(PortkeyHook, "get_connection", lookups.append)
+        task.on_kill()
+        assert lookups == []
+        assert standin.cancelled == ([] if is_rejected else ["batch_1"])
+
+
+class TestTimeout:
+    @pytest.mark.parametrize("cancels", [False, True], ids=["without cancel_on_timeout", "with cancel_on_timeout"])
+    def test_an_execution_timeout_cancels_only_with_cancel_on_timeout(self, cancels: bool, standin: StandIn) -> None:
+        standin.course = [(0, "in_progress")]
+        with suppress(AirflowTaskTimeout):  # On Airflow 2 dag.test() raises it.
+            run_task(
+                "PortkeyCreateBatchOperator",
+                **CREATE,
+                **WAIT,
+                execution_timeout=timedelta(seconds=2),
+                cancel_on_timeout=cancels,
+            )
+        [batch] = standin.batches
+        assert standin.cancelled == ([batch.id] if cancels else [])
+
+    @pytest.mark.parametrize("error", ["Trigger timeout", "Trigger/execution timeout"], ids=["Airflow 3", "Airflow 2"])
+    @pytest.mark.parametrize("cancels", [False, True], ids=["without cancel_on_timeout", "with cancel_on_timeout"])
+    def test_a_deferral_that_times_out_cancels_only_with_cancel_on_timeout(
+        self, cancels: bool, error: str, standin: StandIn
+    ) -> None:
+        standin.script("batch_1", "in_progress")
+        task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", cancel_on_timeout=cancels)
+        xcoms = {("t", "batch_id", -1): "batch_1"}
+        ti = SimpleNamespace(
+            task_id="t", map_index=-1, xcom_pull=lambda task_ids, key, map_indexes: xcoms[task_ids, key, map_indexes]
+        )
+        context: Any = {"ti": ti}
+        for failure in ("Trigger failure", error):
+            assert standin.cancelled == []
+            with pytest.raises(Exception, match=failure):
+                task.resume_execution("__fail__", {"error": failure}, context)
+        assert standin.cancelled == (["batch_1"] if cancels else [])
+
+
+@pytest.mark.parametrize("cancels", [False, True], ids=["without cancel_from_trigger", "with cancel_from_trigger"])
+def test_the_trigger_cancels_only_with_cancel_from_trigger(cancels: bool, standin: StandIn) -> None:
+    task = PortkeyCreateBatchOperator(task_id="t", **CREATE, **WAIT, cancel_from_trigger=cancels, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context_of_first_attempt())
+    assert deferred.value.trigger.cancel_from_trigger is cancels
+    # The batch is not polled right after its creation, because its provider may not know it yet.
+    assert [seen.method for seen in standin.requests] == ["POST", "POST"]

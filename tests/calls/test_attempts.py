@@ -1,0 +1,272 @@
+"""
+Attempts of a task that creates a batch: none pays for what a previous attempt has created.
+
+Each state that an attempt may leave behind is met by the next one, with the store of Airflow 3.3 and without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_portkey.attempts import MAX_LISTED, METADATA_KEY, Attempts
+from airflow_provider_portkey.batch import Batch
+from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, PortkeyTransientError
+from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.verdict import Outcome, Policy, judge
+from tests.server.standin import Answer, StandIn
+from tests.support.backoff import set_max_backoff
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+REQUEST = ["file-1", {"endpoint": "/v1/embeddings"}]
+
+
+class Store(dict[str, Any]):
+    """A task's state store as Airflow 3.3 has it, as far as it matters here."""
+
+    def set(self, key: str, value: Any) -> None:
+        assert value is not None
+        self[key] = value
+
+
+class BrokenStore:
+    """A state store whose backend is down."""
+
+    def get(self, key: str) -> Any:
+        raise RuntimeError("the backend is down")
+
+    set = get
+
+
+def attempt(number: int, store: Any = None, request: Any = REQUEST, **ti: Any) -> Attempts:
+    """Return what the attempt of this number knows; ``ti`` are attributes of its task instance."""
+    defaults = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": number}
+    context: Any = {"ti": SimpleNamespace(**defaults | ti)}
+    if store is not None:
+        context["task_state_store"] = store
+    return Attempts(context, request, hook=PortkeyHook(), is_reusable=is_reusable, log=logging.getLogger("task"))
+
+
+def is_reusable(batch: Batch) -> bool:
+    return judge(batch, Policy()).outcome in (Outcome.WAIT, Outcome.SUCCEED)
+
+
+def create_batch(made_by: Attempts, input_file_id: str | None = None) -> Batch:
+    return PortkeyHook().create_batch(
+        input_file_id or upload_file(), "/v1/embeddings", metadata={METADATA_KEY: made_by.key}
+    )
+
+
+def create_another_batch() -> None:
+    """Create a batch that is not the task's."""
+    PortkeyHook().create_batch(upload_file(), "/v1/embeddings", metadata={"owner": "another"})
+
+
+def upload_file() -> str:
+    return PortkeyHook().upload_file(__file__)
+
+
+@pytest.fixture(autouse=True)
+def batches_in_flight(standin: StandIn) -> None:
+    standin.course = [(0, "in_progress")]
+
+
+@pytest.fixture(params=["with the store of Airflow 3.3", "without a store"])
+def store(request: pytest.FixtureRequest) -> Any:
+    return Store() if request.param == "with the store of Airflow 3.3" else None
+
+
+def test_the_first_attempt_sends_no_request(store: Any, standin: StandIn) -> None:
+    assert attempt(1, store).recover("fail") is None
+    assert standin.requests == []
+
+
+def test_the_next_attempt_finds_the_batch_in_flight_or_ended_well(store: Any, standin: StandIn) -> None:
+    first = attempt(1, store)
+    first.record_intent(None)
+    batch = create_batch(first)
+    first.record_created(batch)
+    create_another_batch()
+    assert attempt(2, store).recover("fail") == batch
+    standin.script(batch.id, "completed")
+    found = attempt(3, store).recover("fail")
+    assert found is not None
+    assert (found.id, found.status) == (batch.id, "completed")
+
+
+def test_the_next_attempt_finds_a_batch_that_was_not_recorded_behind_120_others(store: Any) -> None:
+    first = attempt(1, store)
+    first.record_intent(None)
+    batch = create_batch(first)
+    hook = PortkeyHook()
+    body = {
+        "input_file_id": batch.input_file_id,
+        "endpoint": "/v1/embeddings",
+        "completion_window": "24h",
+        "metadata": {"owner": "another"},
+    }
+    with hook.get_conn() as session:
+        for _ in range(120):
+            session.post(f"{hook.base_url}/batches", json=body, timeout=10).raise_for_status()
+    assert attempt(2, store).recover("fail") == batch
+
+
+def test_no_batch_is_found_where_none_was_created(store: Any) -> None:
+    create_another_batch()
+    # The only one without metadata, while the provider returns those of others.
+    PortkeyHook().create_batch(upload_file(), "/v1/embeddings")
+    attempt(1, store).record_intent(None)
+    assert attempt(2, store).recover("fail") is None
+
+
+@pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
+@pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded", "not recorded"])
+def test_a_batch_that_ended_badly_is_not_reused(status: str, is_recorded: bool, store: Any, standin: StandIn) -> None:
+    first = attempt(1, store)
+    first.record_intent(None)
+    batch = create_batch(first)
+    if is_recorded:
+        first.record_created(batch)
+    standin.script(batch.id, status)
+    assert attempt(2, store).recover("fail") is None
+    second_batch = create_batch(attempt(2, store))
+    attempt(2, store).record_intent(None)
+    assert attempt(3, store).recover("fail") == second_batch
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"run_id": "r2"},
+        {"map_index": 1},
+        {"task_id": "t2"},
+        {"dag_id": "d2"},
+        {"request": ["file-2", {"endpoint": "/v1/embeddings"}]},
+    ],
+    ids=str,
+)
+def test_another_task_instance_or_another_request_finds_no_batch(other: Any, store: Any) -> None:
+    first = attempt(1, store)
+    first.record_intent(None)
+    first.record_created(create_batch(first))
+    assert attempt(2, store, **other).recover("fail") is None
+
+
+class TestProviderWithoutMetadata:
+    """A provider that does not return the metadata of its batches."""
+
+    @pytest.fixture(autouse=True)
+    def metadata_is_dropped(self, standin: StandIn) -> None:
+        standin.drops_metadata = True
+
+    def test_a_recorded_batch_is_found(self) -> None:
+        store = Store()
+        first = attempt(1, store)
+        first.record_intent(None)
+        batch = create_batch(first)
+        first.record_created(batch)
+        assert attempt(2, store).recover("fail") == batch
+
+    def test_a_batch_of_the_file_that_the_attempt_uploaded_is_found(self) -> None:
+        store = Store()
+        first = attempt(1, store)
+        file_id = upload_file()
+        first.record_intent(file_id)
+        batch = create_batch(first, file_id)
+        create_another_batch()
+        assert attempt(2, store).recover("fail") == batch
+
+    def test_no_batch_is_found_where_the_uploaded_file_has_none(self) -> None:
+        store = Store()
+        attempt(1, store).record_intent(upload_file())
+        create_another_batch()
+        assert attempt(2, store).recover("fail") is None
+
+    def test_an_inconclusive_search_fails_or_lets_a_batch_be_created(
+        self, store: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        attempt(1, store).record_intent(None)
+        create_batch(attempt(1, store))
+        with pytest.raises(PortkeyAttemptUnknownError, match="Nothing was created"):
+            attempt(2, store).recover("fail")
+        assert attempt(2, store).recover("create") is None
+        assert "creating one, since on_unknown is 'create'" in caplog.text
+
+    def test_a_recorded_batch_of_another_request_is_not_found(self) -> None:
+        store = Store()
+        first = attempt(1, store)
+        first.record_intent(None)
+        first.record_created(create_batch(first))
+        assert attempt(2, store, request=["file-2", {}]).recover("fail") is None
+
+    def test_an_empty_store_proves_that_no_batch_was_created(self) -> None:
+        create_another_batch()
+        assert attempt(2, Store()).recover("fail") is None
+
+    def test_a_recorded_batch_that_no_longer_exists_is_not_found(self, short_backoff: None) -> None:
+        store = Store()
+        create_another_batch()
+        first = attempt(1, store)
+        first.record_intent(None)
+        first.record_created(Batch.from_dict({"id": "batch_gone", "status": "validating"}))
+        assert attempt(2, store).recover("fail") is None
+
+    def test_an_empty_list_proves_that_no_batch_was_created(self, store: Any) -> None:
+        attempt(1, store).record_intent(None)
+        assert attempt(2, store).recover("fail") is None
+
+
+def test_a_list_that_is_rejected_is_inconclusive(store: Any, standin: StandIn) -> None:
+    attempt(1, store).record_intent(None)
+    rejection = Answer(403, {"status": "failure", "message": "Portkey Error: Forbidden!"})
+    standin.fail("GET", "/v1/batches", rejection, rejection)
+    with pytest.raises(PortkeyAttemptUnknownError):
+        attempt(2, store).recover("fail")
+    assert attempt(2, store).recover("create") is None
+
+
+def test_a_list_that_fails_raises_and_the_next_attempt_finds_the_batch(
+    store: Any, standin: StandIn, short_backoff: None
+) -> None:
+    first = attempt(1, store)
+    first.record_intent(None)
+    batch = create_batch(first)
+    standin.fail("GET", "/v1/batches", *[Answer(500)] * 3)
+    with pytest.raises(PortkeyTransientError):
+        attempt(2, store).recover("create")
+    assert attempt(3, store).recover("fail") == batch
+
+
+def test_a_list_without_end_is_inconclusive_after_its_first_batches(store: Any, standin: StandIn) -> None:
+    attempt(1, store).record_intent(None)
+    entries = [{"id": f"batch_{n}", "status": "completed", "metadata": {"a": "b"}} for n in range(100)]
+    pages = [Answer(body={"data": entries, "has_more": True, "last_id": f"{n}"}) for n in range(MAX_LISTED // 100 + 1)]
+    standin.fail("GET", "/v1/batches", *pages)
+    with pytest.raises(PortkeyAttemptUnknownError, match="too many"):
+        attempt(2, store).recover("fail")
+    assert len(standin.requests) == MAX_LISTED // 100
+
+
+def test_a_batch_is_found_though_the_store_could_not_be_written() -> None:
+    first = attempt(1, BrokenStore())
+    first.record_intent(None)
+    batch = create_batch(first)
+    assert attempt(2, Store()).recover("fail") == batch
+
+
+def test_a_batch_is_found_though_the_store_is_down() -> None:
+    first = attempt(1, BrokenStore())
+    assert first.recover("fail") is None
+    first.record_intent(None)
+    batch = create_batch(first)
+    first.record_created(batch)
+    assert attempt(2, BrokenStore()).recover("fail") == batch
+
+
+@pytest.fixture
+def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_max_backoff(monkeypatch, 0.01)

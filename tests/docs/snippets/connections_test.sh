@@ -1,0 +1,1 @@
+airflow connections test portkey_default

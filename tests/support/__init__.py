@@ -1,0 +1,1 @@
+"""What several suites share: servers, doubles, recorders and small helpers. No tests."""

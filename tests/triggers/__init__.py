@@ -1,0 +1,1 @@
+"""The trigger: one, and many on one event loop."""

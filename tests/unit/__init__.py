@@ -1,0 +1,1 @@
+"""What our modules do and say, without sockets."""
