@@ -7,7 +7,7 @@ for. Two places hold what a previous attempt did:
 1. The task's state store (Airflow 3.3 and later). It survives retries, but cannot be written in one step with the
    creation of a batch. So an attempt records its intent (key, uploaded file) before the call, and the batch's id after.
 2. The provider's list of batches, where a batch carries the key in its metadata. Some providers drop metadata: there
-   the recorded file identifies the batch, if the task uploaded it itself.
+   the input file identifies the batch, by the key in its name (Bedrock, Vertex) or by its recorded id.
 
 An attempt asks the store first, then searches the list. A store without a record is conclusive: nothing was created. If
 neither is conclusive, a batch may exist that nobody can see: ``on_unknown`` decides whether to create another one.
@@ -19,17 +19,16 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_portkey.batch import Batch, is_same_id
+from airflow_provider_portkey.batch import Batch, is_object_url, is_same_id
 from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, PortkeyRefusedError
+from airflow_provider_portkey.hooks.portkey import PortkeyHook, list_pages
 from airflow_provider_portkey.text import message
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_portkey.hooks.portkey import PortkeyHook
     from airflow_provider_portkey.wait import Log
 
 OnUnknown = Literal["create", "fail"]
@@ -64,10 +63,18 @@ class Attempts:
     :param hook: the hook of the task's connection
     :param is_reusable: whether to re-attach to a batch
     :param log: the task's logger
+    :param uploads: whether the task uploads the batch's input, under :attr:`file_name`
     """
 
     def __init__(
-        self, context: Context, request: Any, *, hook: PortkeyHook, is_reusable: Callable[[Batch], bool], log: Log
+        self,
+        context: Context,
+        request: Any,
+        *,
+        hook: PortkeyHook,
+        is_reusable: Callable[[Batch], bool],
+        log: Log,
+        uploads: bool = False,
     ) -> None:
         ti = context["ti"]
         who = (ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
@@ -75,10 +82,13 @@ class Attempts:
         self.key = hashlib.sha256(
             json.dumps(json.loads(json.dumps([who, request])), sort_keys=True).encode()
         ).hexdigest()
+        #: The object that Bedrock or Vertex stores: in a folder of its own, which the output shares with no other.
+        self.file_name = f"airflow/{self.key}/requests.jsonl"
         self._is_first = ti.try_number <= 1
         self._store: Any = context.get("task_state_store")
         self._hook = hook
         self._is_reusable = is_reusable
+        self._uploads = uploads
         self._log = log
         self._file_id: str | None = None
 
@@ -113,22 +123,41 @@ class Attempts:
 
     def search_provider(self) -> SearchResult:
         """Search the provider's list for a batch of this task."""
-        ambiguous, keeps_metadata, count = False, False, 0
+        ambiguous, keeps_metadata, complete, count = False, False, False, 0
         try:
-            for batch in islice(self._hook.list_batches(), MAX_LISTED):
-                count += 1
-                keeps_metadata |= bool(batch.metadata)
-                same_file = self._file_id and batch.input_file_id and is_same_id(self._file_id, batch.input_file_id)
-                if same_file or (batch.metadata or {}).get(METADATA_KEY) == self.key:
-                    current = self._retrieve(batch.id)
-                    if current and self._is_reusable(current):
-                        return SearchResult(current, conclusive=True)
-                elif not batch.metadata and not (self._file_id and batch.input_file_id):
-                    ambiguous = True
+            for page in list_pages(self._hook):
+                for batch in page.batches:
+                    # Cohere shows metadata of its own, which are not strings.
+                    metadata = batch.metadata or {}
+                    shows_metadata = bool(metadata) and all(isinstance(value, str) for value in metadata.values())
+                    keeps_metadata |= shows_metadata
+                    if self._is_mine(batch):
+                        current = self._retrieve(batch.id)
+                        if current and self._is_reusable(current):
+                            return SearchResult(current, conclusive=True)
+                    elif not shows_metadata and not self._is_others(batch):
+                        ambiguous = True
+                complete = page.is_last
+                count += len(page.batches)
+                if count >= MAX_LISTED:
+                    break
         except PortkeyRefusedError as error:
             self._log.warning("Cannot list the batches of previous attempts: %s", error)
             return SearchResult(None, conclusive=False)
-        return SearchResult(None, conclusive=count < MAX_LISTED and (keeps_metadata or not ambiguous))
+        return SearchResult(None, conclusive=complete and (keeps_metadata or not ambiguous))
+
+    def _is_mine(self, batch: Batch) -> bool:
+        """Whether a batch is this task's, by its metadata or else by its input file."""
+        key = (batch.metadata or {}).get(METADATA_KEY)
+        if key is not None or not batch.input_file_id:
+            return key == self.key
+        return self.key in batch.input_file_id or bool(self._file_id and is_same_id(self._file_id, batch.input_file_id))
+
+    def _is_others(self, batch: Batch) -> bool:
+        """Whether a batch without metadata, which is not :meth:`_is_mine`, is certainly not this task's."""
+        if not batch.input_file_id:
+            return False
+        return self._file_id is not None or (self._uploads and is_object_url(batch.input_file_id))
 
     def record_intent(self, input_file_id: str | None) -> None:
         """Record that a batch is about to be created; ``input_file_id`` is the file that this attempt uploaded."""
@@ -142,8 +171,8 @@ class Attempts:
     def _handle_unknown(self, on_unknown: OnUnknown) -> None:
         cause = "Cannot determine whether a previous attempt created a batch"
         reason = (
-            "The provider does not return the metadata of its batches, or lists too many of them, and the task's state "
-            "store has no batch id."
+            "The provider does not return the metadata of its batches, or not all of them in its list, and the task's "
+            "state store has no batch id."
         )
         if on_unknown == "fail":
             raise PortkeyAttemptUnknownError(

@@ -41,20 +41,22 @@ class BatchStatus(StrEnum):
 
 TERMINAL_STATUSES = (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchStatus.CANCELLED)
 
-#: Bedrock's word for a batch that ended although some of its requests failed; it reports no counts.
-PARTIALLY_COMPLETED = "partially_completed"
-
 # Each provider's word for a status -> the documented status.
 _STATUSES = {status.value: status for status in BatchStatus} | {
     "submitted": BatchStatus.VALIDATING,
     "scheduled": BatchStatus.VALIDATING,
+    "scheduling": BatchStatus.VALIDATING,
+    "pending": BatchStatus.VALIDATING,
+    "queued": BatchStatus.VALIDATING,
+    "created": BatchStatus.VALIDATING,
+    "running": BatchStatus.IN_PROGRESS,
     "processing": BatchStatus.IN_PROGRESS,
     "processing_post_request_guardrails": BatchStatus.FINALIZING,
     "stopping": BatchStatus.CANCELLING,
     "canceling": BatchStatus.CANCELLING,
     "complete": BatchStatus.COMPLETED,
     "ended": BatchStatus.COMPLETED,
-    PARTIALLY_COMPLETED: BatchStatus.COMPLETED,
+    "partially_completed": BatchStatus.EXPIRED,  # Bedrock: not all requests could be processed in time
     "file_upload_failed": BatchStatus.FAILED,
     "batch_start_failed": BatchStatus.FAILED,
     "stopped": BatchStatus.CANCELLED,
@@ -268,6 +270,11 @@ def is_same_id(one: str, other: str) -> bool:
     """Whether two ids address the same batch or file, whether percent-encoded or plain, whole or only the last part."""
     short, long = sorted((unquote(one.strip()), unquote(other.strip())), key=len)
     return short == long or (bool(short) and long.endswith(f"/{short}"))
+
+
+def is_object_url(file_id: str) -> bool:
+    """Whether a file's id is the URL of an object: Bedrock's and Vertex's are."""
+    return unquote(file_id).startswith(("s3://", "gs://"))
 
 
 def _snake_case(word: str) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from airflow_provider_portkey.batch import Batch, BatchStatus, encode_id, is_same_id
+from airflow_provider_portkey.batch import Batch, BatchStatus, encode_id, is_object_url, is_same_id
 from airflow_provider_portkey.exceptions import PortkeyInputError
 from airflow_provider_portkey.failures import error_from_response, other_batch, unexpected_body
 from airflow_provider_portkey.http import Request, Response
@@ -30,6 +30,16 @@ PAGE_SIZE = 100
 
 #: What a batch's metadata may hold: pairs, characters of a name, characters of a value.
 MAX_METADATA = (16, 64, 512)
+
+#: The header that names an upload to Bedrock or Vertex, and the one that would override it.
+FILE_NAME_HEADER = "x-portkey-provider-file-name"
+OBJECT_KEY_HEADER = "x-portkey-aws-s3-object-key"
+
+#: The header that names the host of a provider that is not at its usual address.
+CUSTOM_HOST_HEADER = "x-portkey-custom-host"
+
+#: Portkey may convert the whole output of a Vertex batch before its first byte: seconds that this may take.
+SLOW_OUTPUT = 300.0
 
 #: An error that is returned instead of a file is smaller than this.
 MAX_ERROR_BYTES = 2**16
@@ -170,10 +180,16 @@ def list_batches(settings: Settings, after: str | None = None, limit: int = PAGE
 
 @dataclass(frozen=True)
 class Page:
-    """One page of a list, and the id to request the next page with, ``None`` on the last page."""
+    """
+    One page of a list.
+
+    :param after: the id to request the next page with; ``None`` if there is none, or none can be requested
+    :param is_last: whether it is certain that no further page exists: Bedrock and Cohere do not report that
+    """
 
     batches: tuple[Batch, ...]
     after: str | None
+    is_last: bool
 
 
 def read_page(response: Response, request: Request, settings: Settings) -> Page:
@@ -189,13 +205,26 @@ def read_page(response: Response, request: Request, settings: Settings) -> Page:
                 batches.append(_redacted(_batch(entry), settings))
         after = answer.get("last_id") or (batches[-1].id if batches else None)
         more = answer.get("has_more") is True and isinstance(after, str)
-        return Page(tuple(batches), after if more else None)
+        return Page(tuple(batches), after if more else None, is_last=answer.get("has_more") is False or not entries)
 
     return read_response(response, request, settings, read)
 
 
 def upload_file(settings: Settings, filename: str) -> Request:
-    """Return the call that uploads a file; the sender adds its content. A second upload costs nothing."""
+    """
+    Return the call that uploads a file; the sender adds its content. A second upload costs nothing.
+
+    :raises PortkeyInputError: if the connection gives all uploads one name
+    """
+    if OBJECT_KEY_HEADER in dict(settings.headers):
+        raise PortkeyInputError(
+            message(
+                f"Remove {OBJECT_KEY_HEADER} from the headers of {settings.name}",
+                "It gives each upload the same name, so that a batch would answer the requests of the one after it. "
+                f"Each upload gets a name of its own, in {FILE_NAME_HEADER}.",
+                NOTHING_SENT,
+            )
+        )
     return Request("POST", f"{settings.base_url}/files", f"uploading file {shorten(filename)!r}")
 
 
@@ -237,6 +266,52 @@ def check_file_content(response: Response, request: Request, settings: Settings)
             raise ValueError("an error, not a file")
 
     read_response(response, request, settings, check)
+
+
+def retrieve_batch_output(settings: Settings, batch_id: str) -> Request:
+    """
+    Return the call that downloads a batch's output, as rows that Portkey makes of the provider's files.
+
+    :raises PortkeyInputError: if ``batch_id`` is not valid, or the call would send a credential to another host
+    """
+    if CUSTOM_HOST_HEADER in dict(settings.headers):
+        raise PortkeyInputError(
+            message(
+                f"No output of a batch with {CUSTOM_HOST_HEADER}: download its files instead",
+                "The gateway ignores that header for this call, and would send the provider's key to another host. "
+                f"{settings.name[0].upper()}{settings.name[1:]} has it among its headers.",
+                NOTHING_SENT,
+            )
+        )
+    return Request(
+        "GET",
+        f"{settings.base_url}/batches/{_path_segment(batch_id, 'batch_id')}/output",
+        f"downloading the output of batch {shorten(batch_id)!r}",
+        "batch_id",
+        slow=SLOW_OUTPUT,
+    )
+
+
+def is_folder(file_id: str) -> bool:
+    """Whether a file's id is that of a folder: Bedrock and Vertex return URLs of files and of folders."""
+    return is_object_url(file_id) and not unquote(file_id).endswith((".jsonl", ".jsonl.out"))
+
+
+def output_file(batch: Batch) -> str | None:
+    """
+    Return the id of the file with a batch's answers; ``None`` if it has none, or none that is known.
+
+    Bedrock returns the folder instead. The file's place in it follows from the batch: its rows are whole, while in the
+    batch's output the rows of failed requests do not name them.
+    """
+    file_id, input_file_id = batch.output_file_id, batch.input_file_id
+    if file_id is None or not is_folder(file_id):
+        return file_id
+    folder = unquote(file_id)
+    if not folder.startswith("s3://") or not input_file_id:
+        return None
+    job, name = (unquote(text).rpartition("/")[2] for text in (batch.id, input_file_id))
+    return f"{folder.rstrip('/')}/{job}/{name}.out"
 
 
 def _path_segment(given: str, name: Literal["batch_id", "file_id"]) -> str:

@@ -86,9 +86,8 @@ def _error_to_event(error: PortkeyError) -> dict[str, Any]:
 
 def _error_from_event(event: Mapping[str, Any]) -> PortkeyError:
     known = {cls.__name__: cls for cls in _subclasses(PortkeyError)}
-    cls = next(
-        known[name] for name in [event["error"], *event.get("bases", ()), PortkeyError.__name__] if name in known
-    )
+    names = [event["error"], *event.get("bases", ())]
+    cls = known[next((name for name in names if name in known), names[0])]
     text = _text(event["message"])
     if issubclass(cls, PortkeyApiError):
         return cls(text, status_code=event["status_code"], origin=event["origin"])

@@ -9,16 +9,16 @@ retry the others.
 raised                                        retry?  by
 ============================================  ======  ==================================================================
 :class:`PortkeyInputError`                    no      every call, operator and sensor, before anything is sent
-:class:`PortkeyConnectionNotFoundError`       yes     the same
+:class:`PortkeyConnectionNotFoundError`       yes     every call, operator and sensor, before anything is sent
 :class:`PortkeyRefusedError`                  no      every call
 :class:`PortkeyTransientError`                yes     every call; a wait logs it and continues to poll
 :class:`PortkeyOutcomeUnknownError`           yes     ``create_batch`` and the create operator
 :class:`PortkeyAttemptUnknownError`           no      the create operator with ``on_unknown="fail"``
 :class:`PortkeyBatchNotReadyError`            yes     the download operator, and retrieve if it does not wait
 :class:`PortkeyBatchFailedError`              no      the sensor, and the retrieve, create and download operators
-:class:`PortkeyBatchExpiredError`             no      the same
-:class:`PortkeyBatchCancelledError`           no      the same
-:class:`PortkeyBatchEndedError`               no      the same: completed, but not allowed, or without a file
+:class:`PortkeyBatchExpiredError`             no      the sensor, and the retrieve, create and download operators
+:class:`PortkeyBatchCancelledError`           no      the sensor, and the retrieve, create and download operators
+:class:`PortkeyBatchEndedError`               no      these too: completed, but not allowed, or without answers
 :class:`PortkeyRequestsFailedError`           no      the sensor, and the retrieve and create operators
 :class:`PortkeyBatchTimeoutError`             no      the sensor, and the retrieve and create operators that wait
 :class:`PortkeyEventError`                    no      any deferred task
@@ -61,7 +61,7 @@ class PortkeyApiError(PortkeyError):
     :param message: who refused or failed, what was asked for, what to change
     :param status_code: the HTTP status, ``None`` without a response
     :param origin: who failed: ``"portkey"``, the ``"provider"`` behind it, the ``"network"``, or ``"gateway"`` where
-        the response does not distinguish Portkey from what stands in front of it
+        the response does not show whether Portkey or a proxy in front of it responded
     :param retry_after: seconds that the response asked to wait, ``None`` if it did not
     """
 
@@ -95,11 +95,11 @@ class PortkeyTransientError(PortkeyApiError):
 
 
 class PortkeyOutcomeUnknownError(PortkeyApiError):
-    """A call that must not be repeated failed, and may have taken effect all the same."""
+    """A call that must not be repeated failed, but may have had an effect."""
 
 
 class PortkeyRefusedError(PortkeyApiError, AirflowFailException):
-    """The call was refused, and will be until somebody changes the key, the connection or the id."""
+    """The call was refused, and will be refused again until somebody changes the key, the connection or the id."""
 
 
 class PortkeyAttemptUnknownError(PortkeyError, AirflowFailException):

@@ -10,7 +10,6 @@ import errno
 import re
 import time
 from collections.abc import Mapping
-from socket import gaierror
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -106,6 +105,10 @@ _MEANINGS: dict[tuple[int, Origin | None], _Meaning] = {
     ),
     (500, None): _Meaning(PortkeyTransientError, "{who} failed", "usually temporary, retry later"),
 }
+#: What Portkey says of a virtual key, provider or config that it does not know.
+_UNKNOWN_NAME = re.compile(r"keys are not valid|Invalid provider", re.IGNORECASE)
+#: What the gateway says, with HTTP 500, of requests that can never succeed.
+_PERMANENT = re.compile(r"Model is required|Invalid model slug|Invalid file extension")
 _OTHER = _Meaning(PortkeyRefusedError, "Request rejected by {who}", "{text}")
 
 
@@ -121,8 +124,8 @@ def error_from_response(response: Response, request: Request, settings: Settings
     body = decode_json(response.body)
     status = response.status
     source = _source(response, body, settings)
-    meaning = _meaning_of(status, source.origin, settings)
     text = _text_of(response, body, settings).rstrip(".") or "empty body"
+    meaning = _meaning_of(_real_status(status, body), source.origin, text, settings)
     placeholders = {
         "who": source.name,
         "connection": settings.name,
@@ -160,6 +163,20 @@ def unexpected_body(
             f"{cause}: check the host of {settings.name}" if source.origin == "gateway" else f"{cause}: {text}",
             f"HTTP {response.status} from {source.name} {_while(request, settings)}.",
             f"Unexpected body ({problem}): {text}",
+        ),
+        status_code=response.status,
+        origin=source.origin,
+    )
+
+
+def no_rows(response: Response, request: Request, settings: Settings) -> PortkeyTransientError:
+    """Return the error for an output without a row that can be read, such as an empty one or a list of errors."""
+    source = _source(response, None, settings)
+    return PortkeyTransientError(
+        message(
+            "No answers in the batch's output: usually not ready yet, retry later",
+            f"HTTP {response.status} from {source.name} {_while(request, settings)}, without a row of answers: "
+            f"{_text_of(response, None, settings) or 'empty body'}",
         ),
         status_code=response.status,
         origin=source.origin,
@@ -261,10 +278,22 @@ def _source(response: Response, body: Any, settings: Settings) -> _Source:
     return _Source("gateway", "the proxy" if response.status == 407 else "the gateway")
 
 
-def _meaning_of(status: int, origin: Origin, settings: Settings) -> _Meaning:
+def _real_status(status: int, body: Any) -> int:
+    """Return the status that a failure has in fact: the gateway reports some permanent ones as HTTP 500."""
+    if status != 500 or not isinstance(body, Mapping):
+        return status
+    for error in (body, body.get("error")):
+        if isinstance(error, Mapping):
+            code = error.get("code")
+            if error.get("type") == "provider_error" and isinstance(code, int) and 400 <= code < 500:
+                return code
+    return 400 if _PERMANENT.search(_error_message(body)) else status
+
+
+def _meaning_of(status: int, origin: Origin, text: str, settings: Settings) -> _Meaning:
     sent = dict(settings.headers).keys()
-    if status == 400 and not sent & set(ROUTE_HEADERS):
-        origin = "provider"  # the connection names nothing that Portkey could not know
+    if status == 400 and not (sent & set(ROUTE_HEADERS) and _UNKNOWN_NAME.search(text)):
+        origin = "provider"  # it is not about a name in the connection
     if status == 401 and origin == "gateway" and "x-portkey-api-key" not in sent:
         return _AUTHORIZATION
     kind = 500 if status >= 500 else 300 if 300 <= status < 400 else status
@@ -317,11 +346,7 @@ def _network_advice(error: BaseException, settings: Settings) -> tuple[str, str]
             f"The limits are timeout={settings.timeout:g} s for a request and "
             f"connect_timeout={settings.connect_timeout:g} s, in the connection's extra.",
         )
-    unreachable = (
-        isinstance(error, gaierror)
-        or getattr(error, "errno", None) in _UNREACHABLE
-        or re.search("NameResol|NewConnection", kind)
-    )
+    unreachable = getattr(error, "errno", None) in _UNREACHABLE or re.search("gaierror|NameResol|NewConnection", kind)
     problem = "Cannot reach" if unreachable else "No usable response from"
     return (
         f"{problem} {host} ({type(error).__name__}): check host, DNS, firewall and proxy",

@@ -21,6 +21,7 @@ class Request:
     :param argument: the argument whose id is in the URL, ``None`` if there is none
     :param body: JSON to send, ``None`` for no body
     :param repeatable: whether sending it twice is harmless
+    :param slow: seconds that the first byte of its response may take, where that is longer than other calls take
     """
 
     method: Literal["GET", "POST"]
@@ -29,6 +30,7 @@ class Request:
     argument: Literal["batch_id", "file_id"] | None = None
     body: bytes | None = None
     repeatable: bool = True
+    slow: float = 0.0
 
 
 @dataclass(frozen=True)

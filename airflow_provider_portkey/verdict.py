@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal, get_args
 
-from airflow_provider_portkey.batch import PARTIALLY_COMPLETED, TERMINAL_STATUSES, Batch, BatchStatus
+from airflow_provider_portkey.batch import TERMINAL_STATUSES, Batch, BatchStatus
 from airflow_provider_portkey.text import message, shorten
 
 FailOnRequestErrors = Literal["never", "all", "any"]
@@ -92,9 +92,8 @@ def judge(batch: Batch, policy: Policy) -> Verdict:
     failed = counts.failed or 0
     if counts.failed is None and batch.status is BatchStatus.COMPLETED and counts.completed is not None:
         failed = (counts.total or 0) - counts.completed  # Vertex leaves members out
-    some_failed = failed > 0 or batch.provider_status == PARTIALLY_COMPLETED
     all_failed = failed > 0 and (counts.completed == 0 if counts.total is None else failed >= counts.total)
-    if not some_failed:
+    if failed <= 0:
         return Verdict(Outcome.SUCCEED, summary)
     cause = "All requests of the batch failed" if all_failed else "Some requests of the batch failed"
     where = "the error file has the reasons" if batch.error_file_id else "the provider named no error file"

@@ -1,10 +1,10 @@
 """Ask a model about each of many records at half price, in one batch, and join its answers to the records."""
 
-import json
 from datetime import datetime, timedelta
 
-from airflow.providers.common.compat.sdk import ObjectStoragePath, dag, task
+from airflow.providers.common.compat.sdk import dag, task
 
+from airflow_provider_portkey.answers import read_answers
 from airflow_provider_portkey.operators.batch import PortkeyCreateBatchOperator, PortkeyDownloadBatchOperator
 
 
@@ -42,11 +42,7 @@ def answer_records():
 
     @task
     def join(records, manifest):
-        answers = {}
-        with ObjectStoragePath(manifest["output"]["path"]).open() as file:
-            for line in file.readlines():
-                answer = json.loads(line)
-                answers[answer["custom_id"]] = answer["response"]["body"]["choices"][0]["message"]["content"]
+        answers = {answer.custom_id: answer.text for answer in read_answers(manifest)}
         return [record | {"answer": answers.get(record["id"])} for record in records]
 
     records = read_records()

@@ -26,10 +26,11 @@ def keep_partial_results():
 
     @task
     def report(manifest):
-        answered = manifest["output"]["lines"] if manifest["output"] else 0
-        # Some providers list the requests that ran out of time in the error file, others do not list them.
-        failed = manifest["error"]["lines"] if manifest["error"] else 0
-        print(f"{answered} requests were answered, {failed} failed or ran out of time, missing: {manifest['missing']}")
+        # Some providers list the requests that ran out of time as failed, others do not list them.
+        print(
+            f"{manifest['answered']} requests were answered, {manifest['failed']} failed or ran out of time, "
+            f"missing: {manifest['missing']}"
+        )
 
     retrieve >> download
     report(download.output)

@@ -32,6 +32,7 @@ os.environ.update(
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME}/airflow.db",
 )
 
+from tests.providers import keys  # noqa: E402
 from tests.server.gateway import Gateway  # noqa: E402
 from tests.server.standin import StandIn  # noqa: E402
 from tests.support.connections import set_connection  # noqa: E402
@@ -39,8 +40,8 @@ from tests.support.connections import set_connection  # noqa: E402
 if TYPE_CHECKING:
     from tests.support.world import World
 
-#: The stand-in's keys, which no test may print or log, and Airflow may not store.
-SECRETS = (StandIn().api_key, StandIn().provider_key)
+#: The keys of the stand-in and the providers, which no test may print or log, and Airflow may not store.
+SECRETS = (StandIn().api_key, StandIn().provider_key, *keys.ALL)
 #: What aiohttp and asyncio log about objects that were left open.
 UNCLOSED = ("Unclosed client session", "Unclosed connector", "Task was destroyed but it is pending")
 _leaks: list[str] = []

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext, suppress
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from airflow_provider_portkey import calls
 from airflow_provider_portkey.batch import BatchStatus
 from airflow_provider_portkey.exceptions import (
+    PortkeyApiError,
     PortkeyError,
     PortkeyOutcomeUnknownError,
     PortkeyRefusedError,
     PortkeyTransientError,
 )
-from airflow_provider_portkey.failures import as_outcome_unknown, error_from_response
-from airflow_provider_portkey.files import Download, FileStats, ProgressLogger, atomic_write, storage_path
+from airflow_provider_portkey.failures import as_outcome_unknown, error_from_response, no_rows
+from airflow_provider_portkey.files import ProgressLogger, atomic_write, storage_path
 from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE
 from airflow_provider_portkey.hooks.connection import ConnectionHook
 from airflow_provider_portkey.http import Request, Response
+from airflow_provider_portkey.manifest import Download, FileStats
 from airflow_provider_portkey.retry import tenacity_policy
 from airflow_provider_portkey.settings import Settings
-from airflow_provider_portkey.text import shorten
 from airflow_provider_portkey.transport import aio, sync
 
 if TYPE_CHECKING:
@@ -135,12 +138,16 @@ class PortkeyHook(ConnectionHook):
 
         .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/list-batches
         """
+        for page in self._pages():
+            yield from page.batches
+
+    def _pages(self) -> Iterator[calls.Page]:
         after = None
         requested: set[str | None] = set()
         while after not in requested:
             requested.add(after)
             page = self._call(partial(calls.list_batches, after=after), sync.send_and_read(calls.read_page))
-            yield from page.batches
+            yield page
             if page.after is None:
                 return
             after = page.after
@@ -156,25 +163,25 @@ class PortkeyHook(ConnectionHook):
         :param batch_id: the batch's id, plain or percent-encoded
         :param retry_within: seconds after which no further attempt begins; default: no limit
         :return: the batch after the request
-        :raises PortkeyRefusedError: if the request was refused and the batch is still in flight
+        :raises PortkeyApiError: if the request failed and the batch is still in flight
         """
-        refusal = None
+        build = partial(calls.cancel_batch, batch_id=batch_id)
         try:
-            self._call(
-                partial(calls.cancel_batch, batch_id=batch_id), sync.send_and_read(calls.read_accepted), retry_within
-            )
-        except PortkeyRefusedError as error:
-            refusal = error
-        batch = self.get_batch(batch_id, retry_within=retry_within)
-        if refusal and not batch.status.is_terminal and batch.status is not BatchStatus.CANCELLING:
-            raise refusal
-        return batch
+            self._call(build, sync.send_and_read(calls.read_accepted), retry_within)
+        except PortkeyApiError:
+            # The batch's status decides: LiteLLM, for one, responds with HTTP 500 to a batch that has ended.
+            with suppress(PortkeyApiError):
+                batch = self.get_batch(batch_id, retry_within=retry_within)
+                if batch.status.is_terminal or batch.status is BatchStatus.CANCELLING:
+                    return batch
+            raise
+        return self.get_batch(batch_id, retry_within=retry_within)
 
     async def acancel_batch(self, batch_id: str) -> None:
         """Request the cancellation of a batch without blocking the event loop. See :meth:`cancel_batch`."""
         await self._acall(partial(calls.cancel_batch, batch_id=batch_id), calls.read_accepted)
 
-    def upload_file(self, path: AnyPath, *, purpose: str = "batch") -> str:
+    def upload_file(self, path: AnyPath, *, purpose: str = "batch", name: str | None = None) -> str:
         """
         Upload a file, streamed from local disk or from any object storage that Airflow supports.
 
@@ -182,10 +189,15 @@ class PortkeyHook(ConnectionHook):
 
         :param path: a path or URL of Airflow's object storage, such as ``s3://aws_default@bucket/requests.jsonl``
         :param purpose: the file's purpose, in Portkey's words
+        :param name: the name of the object that Bedrock or Vertex stores, folders included; default: a new one. Two
+            uploads of one name overwrite each other
         :return: the file's id
         :raises OSError: if the file cannot be read
         """
         source = storage_path(path)
+        # Bedrock and OpenAI reject other extensions.
+        filename = source.name if source.name.endswith(".jsonl") else f"{source.name}.jsonl"
+        object_name = name or f"airflow/{uuid.uuid4()}/{re.sub('[^A-Za-z0-9._-]', '_', filename)}"
 
         def send(session: requests.Session, request: Request, settings: Settings) -> str:
             from requests_toolbelt import MultipartEncoder
@@ -193,9 +205,10 @@ class PortkeyHook(ConnectionHook):
             with source.open("rb") as file:  # type: ignore[no-untyped-call]
                 size = source.stat().st_size
                 part = sync.FilePart(file, size, ProgressLogger(self.log, f"Uploading {source.name}", size))
-                form = MultipartEncoder({"purpose": purpose, "file": (source.name, part, "application/jsonl")})
+                form = MultipartEncoder({"purpose": purpose, "file": (filename, part, "application/jsonl")})
+                headers = {"Content-Type": form.content_type, calls.FILE_NAME_HEADER: object_name}
                 try:
-                    response = sync.send(session, request, settings, form, {"Content-Type": form.content_type})
+                    response = sync.send(session, request, settings, form, headers)
                 except PortkeyTransientError:
                     if part.failure is None:
                         raise
@@ -203,7 +216,7 @@ class PortkeyHook(ConnectionHook):
                 raise part.failure
             return calls.read_file_id(response, request, settings)
 
-        return self._call(partial(calls.upload_file, filename=source.name), send)
+        return self._call(partial(calls.upload_file, filename=filename), send)
 
     def download_file(self, file_id: str, path: AnyPath) -> Download:
         """
@@ -219,10 +232,36 @@ class PortkeyHook(ConnectionHook):
         :raises OSError: if the file cannot be written
         """
         target = storage_path(path)
-        return Download(file_id, str(target), self._receive_file(file_id, partial(atomic_write, target)))
+        build = partial(calls.retrieve_file_content, file_id=file_id)
+        return Download(file_id, str(target), self._receive(build, partial(atomic_write, target)))
 
-    def _receive_file(
-        self, file_id: str, open_target: Callable[[], AbstractContextManager[IO[bytes] | None]]
+    def download_output(self, batch: Batch | str, path: AnyPath) -> Download:
+        """
+        Download a batch's output, as Portkey makes it of the provider's files, as :meth:`download_file` does a file.
+
+        It is the only way to the answers of some providers (Anthropic, Cohere). Where there is a file, prefer that:
+        this way leaves out an OpenAI batch's failed requests, does not name Bedrock's, and may damage text of Vertex
+        that is not ASCII.
+
+        .. seealso:: https://portkey.ai/docs/product/ai-gateway/batches
+
+        :param batch: the batch, or its id
+        :param path: a path or URL of Airflow's object storage, such as ``s3://aws_default@bucket/output.jsonl``
+        :return: what the output holds
+        :raises PortkeyTransientError: if it has no row: an empty response is not an answer
+        :raises OSError: if the file cannot be written
+        """
+        target = storage_path(path)
+        batch_id = batch if isinstance(batch, str) else batch.id
+        build = partial(calls.retrieve_batch_output, batch_id=batch_id)
+        return Download(None, str(target), self._receive(build, partial(atomic_write, target), needs_rows=True))
+
+    def _receive(
+        self,
+        build: BuildRequest,
+        open_target: Callable[[], AbstractContextManager[IO[bytes] | None]],
+        *,
+        needs_rows: bool = False,
     ) -> FileStats:
         def receive(session: requests.Session, request: Request, settings: Settings) -> FileStats:
             stats = FileStats()
@@ -231,7 +270,7 @@ class PortkeyHook(ConnectionHook):
                     body = sync.read_response_body(response, request, settings, time.monotonic())
                     raise error_from_response(body, request, settings)
                 total = None if response.headers.get("content-encoding") else response.raw.length_remaining
-                progress = ProgressLogger(self.log, f"Downloading {shorten(file_id)}", total)
+                progress = ProgressLogger(self.log, request.subject.capitalize(), total)
                 head = b""
                 with open_target() as file:
                     for chunk in sync.read_chunks(response, request, settings):
@@ -244,9 +283,11 @@ class PortkeyHook(ConnectionHook):
                     stats.end_line()
                     if stats.bytes == len(head) or head.startswith(calls.WRAPPED_TEXT):
                         calls.check_file_content(sync.as_response(response, head), request, settings)
+                    if needs_rows and stats.lines == stats.unreadable:
+                        raise no_rows(sync.as_response(response, head), request, settings)
             return stats
 
-        return self._call(partial(calls.retrieve_file_content, file_id=file_id), receive)
+        return self._call(build, receive)
 
     @property
     def base_url(self) -> str:
@@ -362,6 +403,11 @@ class PortkeyHook(ConnectionHook):
         await held.aclose()
 
 
+def list_pages(hook: PortkeyHook) -> Iterator[calls.Page]:
+    """Iterate over the pages of :meth:`PortkeyHook.list_batches`. For this package alone."""
+    return hook._pages()
+
+
 def read_file_stats(hook: PortkeyHook, file_id: str) -> FileStats:
     """Read a file and return what it holds, without storing it. For this package alone."""
-    return hook._receive_file(file_id, nullcontext)
+    return hook._receive(partial(calls.retrieve_file_content, file_id=file_id), nullcontext)

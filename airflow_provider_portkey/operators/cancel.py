@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 class PortkeyCancelBatchOperator(PortkeyTask, BaseOperator):
     """
-    Cancel a batch. A batch that has already ended is no error.
+    Cancel a batch. A batch that has already ended does not raise an error.
 
     The operator returns the batch as a dict under the names of Portkey's documentation. The provider may take minutes;
-    until then the status is ``cancelling``, or still the one before. To wait, put a sensor with
+    until then the status is ``cancelling`` or unchanged. To wait, put a sensor with
     ``allowed_statuses=["cancelled", "completed"]`` after it.
 
     ``batch_id`` and ``portkey_conn_id`` are templated. What it raises is listed in

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
 
-from airflow_provider_portkey import calls, files
+from airflow_provider_portkey import batch_input, calls
 from airflow_provider_portkey.attempts import METADATA_KEY, Attempts, OnUnknown
 from airflow_provider_portkey.batch import Batch, BatchStatus
 from airflow_provider_portkey.exceptions import (
@@ -24,6 +24,7 @@ from airflow_provider_portkey.exceptions import (
     PortkeyInputError,
     PortkeyOutcomeUnknownError,
 )
+from airflow_provider_portkey.files import storage_path
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.problems import NOTHING_SENT
 from airflow_provider_portkey.task import BatchTask
@@ -38,16 +39,16 @@ if TYPE_CHECKING:
 
 class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
     """
-    Create a batch and, if asked to, wait for its end. No attempt pays for what a previous one has created.
+    Create a batch and, if asked to, wait for its end. A retry re-attaches to the batch that a previous attempt created.
 
     Give its requests as one of ``requests``, ``input_path`` and ``input_file_id``. The first two are checked before
     anything is sent, then uploaded. The batch's id is in XCom under ``batch_id`` before the wait begins. The operator
     returns the batch as a dict under the names of Portkey's documentation.
 
-    After a failure, a kill or a clear, the next attempt re-attaches to the batch of the previous one, unless that ended
-    badly or asks for something else: other requests, endpoint, window or ``extra_body``. The task's state store
-    (Airflow 3.3 and later) and a pair in the batch's metadata identify it. Some providers drop metadata (Bedrock,
-    Vertex, Cohere): there, before Airflow 3.3, it cannot be determined whether a batch exists, see ``on_unknown``.
+    After a failure, a kill or a clear, the next attempt re-attaches to the batch of the previous one, unless that batch
+    ended badly, or requests, endpoint, window or ``extra_body`` have changed. The task's state store (Airflow 3.3 and
+    later), a pair in the batch's metadata, and at Bedrock and Vertex the name of the uploaded file identify it. Where
+    none of them does, ``on_unknown`` decides.
 
     ``requests``, ``input_path``, ``input_file_id``, ``endpoint``, ``completion_window``, ``metadata``, ``extra_body``
     and ``portkey_conn_id`` are templated. What it raises is listed in :mod:`airflow_provider_portkey.exceptions`.
@@ -111,8 +112,8 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         portkey_conn_id: str = PortkeyHook.default_conn_name,
         durable: bool = True,
         on_unknown: OnUnknown = "create",
-        max_requests: int = files.MAX_REQUESTS,
-        max_bytes: int = files.MAX_BYTES,
+        max_requests: int = batch_input.MAX_REQUESTS,
+        max_bytes: int = batch_input.MAX_BYTES,
         cancel_on_kill: bool = True,
         cancel_from_trigger: bool = False,
         cancel_on_timeout: bool = False,
@@ -267,10 +268,17 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         :param content: the id of the file of requests, or its digest
         :param path: that file, if it is to be uploaded
         """
-        attempts = Attempts(context, [content, fields], hook=self.hook, is_reusable=self._is_reusable, log=self.log)
+        attempts = Attempts(
+            context,
+            [content, fields],
+            hook=self.hook,
+            is_reusable=self._is_reusable,
+            uploads=path is not None,
+            log=self.log,
+        )
         if self.durable and (recovered := attempts.recover(self.on_unknown)):
             return recovered
-        file_id = self.hook.upload_file(path) if path else content
+        file_id = self.hook.upload_file(path, name=attempts.file_name if self.durable else None) if path else content
         if self.durable:
             attempts.record_intent(file_id if path else None)
         self._stop_if_killed()
@@ -295,7 +303,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
             return self.metadata
         return {**(self.metadata or {}), METADATA_KEY: key}
 
-    def _write_requests(self, folder: Path) -> tuple[Path, files.Requests]:
+    def _write_requests(self, folder: Path) -> tuple[Path, batch_input.Requests]:
         limits: dict[str, Any] = {
             "endpoint": self.endpoint,
             "max_requests": self.max_requests,
@@ -304,18 +312,16 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         if self.input_path is None:
             if isinstance(self.requests, (str, bytes, Mapping)) or not isinstance(self.requests, Iterable):
                 raise PortkeyInputError(
-                    message(
-                        f"requests must be a list of dicts, got {type(self.requests).__name__}", "Nothing was sent."
-                    )
+                    message(f"requests must be a list of dicts, got {type(self.requests).__name__}", NOTHING_SENT)
                 )
             path = folder / "requests.jsonl"
             with path.open("wb") as target:
-                return path, files.write_requests(self.requests, target, **limits)
-        given = files.storage_path(self.input_path)
+                return path, batch_input.write_requests(self.requests, target, **limits)
+        given = storage_path(self.input_path)
         path = folder / (given.name or "requests.jsonl")
         with given.open("rb") as source, path.open("wb") as target:  # type: ignore[no-untyped-call]
             lines = iter(partial(source.readline, self.max_bytes + 1), b"")
-            return path, files.write_requests(lines, target, name=str(given), **limits)
+            return path, batch_input.write_requests(lines, target, name=str(given), **limits)
 
     def _is_reusable(self, batch: Batch) -> bool:
         """Whether to re-attach to a batch."""

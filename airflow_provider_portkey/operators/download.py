@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_portkey import files
-from airflow_provider_portkey.exceptions import PortkeyApiError, PortkeyBatchNotReadyError, PortkeyRefusedError
+from airflow_provider_portkey.batch import Batch, BatchStatus
+from airflow_provider_portkey.calls import is_folder, output_file
+from airflow_provider_portkey.exceptions import (
+    PortkeyApiError,
+    PortkeyBatchNotReadyError,
+    PortkeyError,
+    PortkeyRefusedError,
+    PortkeyTransientError,
+)
+from airflow_provider_portkey.files import storage_path
 from airflow_provider_portkey.hooks.portkey import PortkeyHook, read_file_stats
+from airflow_provider_portkey.manifest import Download, Source, manifest
 from airflow_provider_portkey.task import PortkeyTask, bad_end
 from airflow_provider_portkey.text import message
 from airflow_provider_portkey.verdict import batch_errors
@@ -19,28 +28,42 @@ if TYPE_CHECKING:
 
     from airflow_provider_portkey.files import AnyPath
 
+DownloadSource = Literal["auto", "files", "output"]
+
 
 class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     """
     Download the answers of a batch that has ended, to local disk or to any object storage that Airflow supports.
 
-    The files are ``output.jsonl``, with the answers to the requests that succeeded, and ``error.jsonl``, with those to
-    the others. Each appears whole or not at all; another run replaces it. Memory stays flat, except for each request's
-    ``custom_id``.
+    The files are ``output.jsonl``, with the answers, and ``error.jsonl``, with the requests that failed, where the
+    provider has a file of its own for them. Each appears whole or not at all; another run replaces it. Memory stays
+    flat, except for each request's ``custom_id``. :func:`~airflow_provider_portkey.answers.read_answers` reads them,
+    whichever provider wrote them.
 
-    The operator returns a manifest: ``batch_id``, ``status``, ``output`` and ``error`` (``None``, or a dict of
-    ``file_id``, ``path``, ``bytes``, ``lines`` and ``sha256``), ``request_counts``, ``counts_match`` (whether the files
-    have a line for each request; ``None`` if the batch has no counts), ``missing`` and ``duplicates`` (the first 100
-    ``custom_id`` without a line, or with several), ``missing_count`` and ``duplicate_count``. ``missing`` is ``None``
-    if it cannot be determined. Missing and duplicate answers are also logged as warnings.
+    The operator returns a manifest:
+
+    - ``batch_id``, ``status``, ``request_counts``: of the batch
+    - ``source``: ``"files"`` or ``"output"``, where the answers came from
+    - ``output``, ``error``: ``None``, or a dict of ``file_id``, ``path``, ``bytes``, ``lines`` and ``sha256``
+    - ``answered``, ``failed``: how many rows are answers, and how many are errors or cannot be read
+    - ``unknown``: how many rows name no request of this batch
+    - ``missing``, ``missing_count``: the first 100 ``custom_id`` without a row, and how many there are; ``None`` if the
+      batch's input cannot be read
+    - ``duplicates``, ``duplicate_count``: the same of those with several rows
+    - ``counts_match``: whether there is one row for each request of the batch; ``None`` if the batch has no counts, or
+      its input cannot be read
+
+    What is missing, duplicate, unknown or unreadable is also logged as a warning.
 
     ``batch_id``, ``path`` and ``portkey_conn_id`` are templated. What it raises is listed in
     :mod:`airflow_provider_portkey.exceptions`, and ``OSError`` if a file cannot be written.
 
-    .. seealso:: https://portkey.ai/docs/api-reference/inference-api/files/retrieve-file-content
+    .. seealso:: https://portkey.ai/docs/product/ai-gateway/batches
 
     :param batch_id: the batch's id, plain or percent-encoded
     :param path: the folder, as a path or URL such as ``s3://aws_default@bucket/results/{{ run_id }}``
+    :param source: where to take the answers from: the provider's ``"files"``, exact to the byte; the ``"output"`` that
+        Portkey makes of them, the only way for some providers; or ``"auto"``: files where the batch has them
     :param portkey_conn_id: the id of the Airflow connection
     """
 
@@ -51,17 +74,21 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
         *,
         batch_id: str,
         path: AnyPath,
+        source: DownloadSource = "auto",
         portkey_conn_id: str = PortkeyHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batch_id = batch_id
         self.path = path
+        self.source = source
         self.portkey_conn_id = portkey_conn_id
+        if source not in get_args(DownloadSource):
+            raise ValueError(f"source must be one of {', '.join(get_args(DownloadSource))}; got {source!r}")
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Download the files, and check that they have an answer to each request."""
-        folder = files.storage_path(self.path)
+        """Download the files, and check that they have a row for each request."""
+        folder = storage_path(self.path)
         batch = self.hook.get_batch(self.batch_id)
         if not batch.status.is_terminal:
             raise PortkeyBatchNotReadyError(
@@ -70,47 +97,105 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
                     f"{batch}, so it has no results yet.",
                 )
             )
-        output = self._download(batch.output_file_id, folder / "output.jsonl")
-        # Vertex sets error_file_id even if no request failed.
-        none_failed = not batch.request_counts.failed
-        error = self._download(batch.error_file_id, folder / "error.jsonl", may_be_missing=none_failed)
+        source, output = self._download_answers(batch, folder / "output.jsonl")
+        error = self._download_errors(batch, source, output, folder / "error.jsonl")
         if not output and not error:
             raise bad_end(
                 batch,
                 message(
-                    f"Batch {batch.status} without a file to download: check its errors at the provider",
+                    f"Batch {batch.status} without answers to download: check its errors at the provider",
                     f"{batch}, and left no file to download.",
                     batch_errors(batch),
                 ),
             )
-        asked = None
-        if batch.input_file_id and not files.is_complete(batch, output, error):
-            try:
-                asked = read_file_stats(self.hook, batch.input_file_id).custom_ids
-            except PortkeyApiError as failure:
-                self.log.warning("Which requests are missing cannot be determined: %s", failure)
-        manifest = files.manifest(batch, output, error, asked)
-        self._warn("requests have no answer", manifest["missing_count"], manifest["missing"])
-        self._warn("requests have more than one answer", manifest["duplicate_count"], manifest["duplicates"])
-        return manifest
+        for stale, download in (("output.jsonl", output), ("error.jsonl", error)):
+            if download is None and (folder / stale).exists():  # of a previous run
+                (folder / stale).unlink()
+        return self._report(manifest(batch, source, {"output": output, "error": error}, self._asked(batch)))
 
-    def _warn(self, problem: str, count: int | None, names: list[str] | None) -> None:
-        if count and names:
-            self.log.warning("%d %s, among them %s.", count, problem, ", ".join(names[:10]))
-
-    def _download(
-        self, file_id: str | None, path: ObjectStoragePath, *, may_be_missing: bool = False
-    ) -> files.Download | None:
-        download = None
-        if file_id:
+    def _download_answers(self, batch: Batch, path: ObjectStoragePath) -> tuple[Source, Download | None]:
+        """Download the answers from where this batch has them."""
+        file_id = None if self.source == "output" else output_file(batch)
+        if file_id is not None:
             try:
                 download = self.hook.download_file(file_id, path)
-            except PortkeyRefusedError as error:
-                if not (may_be_missing and error.status_code == 404):
+            except PortkeyApiError as error:
+                # Cohere names a data set, which is no file of Portkey's. Bedrock's file may be elsewhere.
+                no_such_file = error.status_code == 404 or file_id != batch.output_file_id
+                if self.source != "auto" or not no_such_file:
                     raise
-                self.log.info("File %s does not exist; no request failed.", file_id)
-        if download:
-            self.log.info("%s: %s lines, %s bytes.", path, f"{download.stats.lines:,}", f"{download.stats.bytes:,}")
-        elif path.exists():  # of a previous run
-            path.unlink()
+                self.log.info("No file %s, using the batch's output instead. %s", file_id, error)
+                try:
+                    return "output", self._log_download(self.hook.download_output(batch, path))
+                except PortkeyError as failure:
+                    self.log.info("The batch's output cannot be had either. %s", failure)
+                raise
+            if not download.stats.lines and batch.request_counts.completed != 0 and _ended_well(batch):
+                raise PortkeyTransientError(
+                    message(
+                        "Empty output file: usually not ready yet, retry later",
+                        f"{batch}, but its output file {file_id} has no row.",
+                    )
+                )
+            return "files", self._log_download(download)
+        # All requests of a batch may have failed: then it has a file of errors alone.
+        only_errors = batch.request_counts.completed == 0 and batch.error_file_id is not None
+        expected = batch.output_file_id is not None or (_ended_well(batch) and not only_errors)
+        if self.source == "output" or (self.source == "auto" and expected):
+            return "output", self._log_download(self.hook.download_output(batch, path))
+        return "files", None
+
+    def _download_errors(
+        self, batch: Batch, source: Source, output: Download | None, path: ObjectStoragePath
+    ) -> Download | None:
+        """Download the file of requests that failed, if the batch has one of its own."""
+        file_id = batch.error_file_id
+        if file_id is None or is_folder(file_id) or file_id == batch.output_file_id:
+            return None
+        if source == "output" and batch.output_file_id is None:
+            return None  # Azure's output is the error file then
+        try:
+            return self._log_download(self.hook.download_file(file_id, path))
+        except PortkeyRefusedError as error:
+            # Some providers always name one. Where rows are missing in fact, the manifest says so.
+            if error.status_code != 404 or (batch.request_counts.failed and not output):
+                raise
+            self.log.warning("Error file %s does not exist. %s", file_id, error)
+            return None
+
+    def _log_download(self, download: Download) -> Download:
+        stats = download.stats
+        self.log.info("%s: %s lines, %s bytes.", download.path, f"{stats.lines:,}", f"{stats.bytes:,}")
+        if stats.unreadable:
+            self.log.warning("%s: %s lines are not answers and cannot be read.", download.path, f"{stats.unreadable:,}")
         return download
+
+    def _asked(self, batch: Batch) -> set[str] | None:
+        """Return the ids of the batch's requests, ``None`` if its input cannot be read."""
+        reason: object = "the batch does not name its input file"
+        if batch.input_file_id:
+            try:
+                stats = read_file_stats(self.hook, batch.input_file_id)
+            except PortkeyApiError as error:
+                reason = error
+            else:
+                if stats.custom_ids and not stats.anonymous:
+                    return stats.custom_ids
+                reason = "its input file does not name its requests"
+        self.log.warning("Which requests are missing cannot be determined: %s", reason)
+        return None
+
+    def _report(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if names := manifest["missing"]:
+            text = "%d requests have no answer, among them %s."
+            self.log.warning(text, manifest["missing_count"], ", ".join(names[:10]))
+        if names := manifest["duplicates"]:
+            text = "%d requests have more than one answer, among them %s."
+            self.log.warning(text, manifest["duplicate_count"], ", ".join(names[:10]))
+        if manifest["unknown"]:
+            self.log.warning("%d rows name no request of this batch.", manifest["unknown"])
+        return manifest
+
+
+def _ended_well(batch: Batch) -> bool:
+    return batch.status is BatchStatus.COMPLETED

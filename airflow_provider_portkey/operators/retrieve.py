@@ -23,8 +23,8 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
     Retrieve a batch that has ended, or wait for its end, and push the ids of its files to XCom.
 
     The operator returns the batch as a dict under the names of Portkey's documentation, and pushes ``output_file_id``
-    and ``error_file_id`` to XCom, also before a bad end raises. A batch in flight is an error that Airflow may retry,
-    unless ``wait_for_completion`` is set: the operator never pushes the ids of a batch in flight.
+    and ``error_file_id`` to XCom, also before a bad end raises. If the batch is in flight, it raises an error that
+    Airflow may retry, unless ``wait_for_completion`` is set.
 
     ``batch_id`` and ``portkey_conn_id`` are templated. What it raises is listed in
     :mod:`airflow_provider_portkey.exceptions`.

@@ -90,7 +90,7 @@ def open_response(
             headers=headers,
             stream=True,
             allow_redirects=False,
-            timeout=(connect_timeout, settings.timeout),
+            timeout=(connect_timeout, max(settings.timeout, request.slow)),
         )
     except (requests.RequestException, OSError) as error:
         failure = network_error(error, request, settings, was_sent=_was_sent(error))

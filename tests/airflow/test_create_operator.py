@@ -37,7 +37,7 @@ def xcom(run: Run, key: str) -> Any:
 INVALID: dict[str, tuple[dict[str, Any], list[str]]] = {
     "duplicate custom_id": (
         {"requests": [{"custom_id": "a", "body": {}}] * 2},
-        ["Invalid batch input: line 2: custom_id 'a' is a duplicate of line 1", "Nothing was sent."],
+        ["Invalid batch input: line 2: custom_id 'a' is a duplicate of line 1\nNothing was sent."],
     ),
     "requests rendered to text": (
         {"requests": "{{ dag.dag_id }}"},

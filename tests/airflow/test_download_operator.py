@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_portkey import exceptions
+from tests.server.batches import input_line, output_line
 from tests.server.standin import Answer, StandIn, batch_body
 from tests.support.airflow_run import Run, run_task
 from tests.support.backoff import set_max_backoff
@@ -45,19 +46,36 @@ def test_both_files_are_downloaded_and_described(standin: StandIn, tmp_path: Pat
         "lines": 98,
         "sha256": hashlib.sha256(output).hexdigest(),
     }
-    assert (manifest["counts_match"], manifest["error"]["lines"]) == (True, 2)
-    # The server numbers the lines of both files from 0.
-    assert (manifest["duplicates"], manifest["duplicate_count"]) == (["request-0", "request-1"], 2)
+    assert manifest["error"]["lines"] == 2
+    assert {name: manifest[name] for name in ("source", "answered", "failed", "unknown", "counts_match")} == {
+        "source": "files",
+        "answered": 98,
+        "failed": 2,
+        "unknown": 0,
+        "counts_match": True,
+    }
+    assert (manifest["missing"], manifest["missing_count"]) == ([], 0)
+    assert (manifest["duplicates"], manifest["duplicate_count"]) == ([], 0)
 
 
 def test_requests_without_a_response_are_named(standin: StandIn, tmp_path: Path) -> None:
+    standin.course = [(0, "completed")]
+    standin.respond = lambda line: None if line["custom_id"] in ("r2", "r3") else {"status_code": 200, "body": {}}
+    requests = [{"custom_id": f"r{n}", "body": {"model": "m", "input": f"text {n}"}} for n in range(4)]
+    run_task("PortkeyCreateBatchOperator", endpoint="/v1/embeddings", requests=requests)
+    manifest = manifest_of(download(tmp_path, batch_id=standin.batches[0].id))
+    assert (manifest["status"], manifest["counts_match"]) == ("completed", False)
+    assert (manifest["missing"], manifest["missing_count"]) == (["r2", "r3"], 2)
+    assert manifest["error"] is None
+
+
+def test_requests_that_an_expired_batch_did_not_reach_are_in_its_error_file(standin: StandIn, tmp_path: Path) -> None:
     standin.course = [(0, "expired")]
     requests = [{"custom_id": f"r{n}", "body": {"model": "m", "input": f"text {n}"}} for n in range(4)]
     run_task("PortkeyCreateBatchOperator", endpoint="/v1/embeddings", requests=requests)
     manifest = manifest_of(download(tmp_path, batch_id=standin.batches[0].id))
-    assert (manifest["status"], manifest["counts_match"]) == ("expired", False)
-    assert (manifest["missing"], manifest["missing_count"]) == (["r2", "r3"], 2)
-    assert manifest["error"] is None
+    assert (manifest["status"], manifest["missing"]) == ("expired", [])
+    assert (manifest["output"]["lines"], manifest["error"]["lines"]) == (2, 2)
 
 
 @pytest.mark.parametrize("error_file_id", [None, "file-none"], ids=["named as null", "named, but missing"])
@@ -73,11 +91,12 @@ def test_a_second_run_replaces_the_output_and_removes_an_error_file_that_is_gone
         "request_counts": {"total": 1, "completed": 1, "failed": 0},
     }
     standin.script("batch_1", Answer(body=batch_body("batch_1", "completed", **fields)))
-    standin.files = {"file-o": b'{"custom_id": "a"}\n'}
+    row = output_line("a")
+    standin.files = {"file-o": row, "file-batch_1-input": input_line("a")}
     manifest = manifest_of(download(tmp_path))
     assert (manifest["counts_match"], manifest["missing"], manifest["error"]) == (True, [], None)
     assert [path.name for path in tmp_path.iterdir()] == ["output.jsonl"]
-    assert (tmp_path / "output.jsonl").read_bytes() == b'{"custom_id": "a"}\n'
+    assert (tmp_path / "output.jsonl").read_bytes() == row
 
 
 @pytest.mark.parametrize(

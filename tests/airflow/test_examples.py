@@ -40,12 +40,12 @@ def test_example_wait_for_many_batches(standin: StandIn, capsys: pytest.CaptureF
 
 def test_example_keep_partial_results(standin: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     standin.script("batch_abc123", "expired")
-    standin.files["file-batch_abc123-input"] = b"".join(b'{"custom_id": "request-%d"}\n' % n for n in range(61))
+    standin.files["file-batch_abc123-input"] = b"".join(b'{"custom_id": "request-%d"}\n' % n for n in range(63))
 
     run = run_dag(load_dag("keep_partial_results"), {"folder": str(tmp_path)})
 
     assert run.states == {"retrieve": "success", "download": "success", "report": "success"}
-    assert "60 requests were answered, 2 failed or ran out of time, missing: ['request-60']" in capsys.readouterr().out
+    assert "60 requests were answered, 2 failed or ran out of time, missing: ['request-62']" in capsys.readouterr().out
 
 
 def test_example_answer_records(standin: StandIn, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_portkey.files import FileStats
 from airflow_provider_portkey.hooks.portkey import read_file_stats
+from airflow_provider_portkey.manifest import FileStats
 from tests.calls.world import CallWorld
 
 

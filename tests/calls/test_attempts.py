@@ -7,8 +7,10 @@ Each state that an attempt may leave behind is met by the next one, with the sto
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -17,7 +19,7 @@ from airflow_provider_portkey.batch import Batch
 from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, PortkeyTransientError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.verdict import Outcome, Policy, judge
-from tests.server.standin import Answer, StandIn
+from tests.server.standin import Answer, StandIn, batch_body
 from tests.support.backoff import set_max_backoff
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -42,13 +44,14 @@ class BrokenStore:
     set = get
 
 
-def attempt(number: int, store: Any = None, request: Any = REQUEST, **ti: Any) -> Attempts:
+def attempt(number: int, store: Any = None, request: Any = REQUEST, *, uploads: bool = False, **ti: Any) -> Attempts:
     """Return what the attempt of this number knows; ``ti`` are attributes of its task instance."""
     defaults = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": number}
     context: Any = {"ti": SimpleNamespace(**defaults | ti)}
     if store is not None:
         context["task_state_store"] = store
-    return Attempts(context, request, hook=PortkeyHook(), is_reusable=is_reusable, log=logging.getLogger("task"))
+    log = logging.getLogger("task")
+    return Attempts(context, request, hook=PortkeyHook(), is_reusable=is_reusable, log=log, uploads=uploads)
 
 
 def is_reusable(batch: Batch) -> bool:
@@ -246,7 +249,7 @@ def test_a_list_without_end_is_inconclusive_after_its_first_batches(store: Any, 
     entries = [{"id": f"batch_{n}", "status": "completed", "metadata": {"a": "b"}} for n in range(100)]
     pages = [Answer(body={"data": entries, "has_more": True, "last_id": f"{n}"}) for n in range(MAX_LISTED // 100 + 1)]
     standin.fail("GET", "/v1/batches", *pages)
-    with pytest.raises(PortkeyAttemptUnknownError, match="too many"):
+    with pytest.raises(PortkeyAttemptUnknownError, match="not all of them in its list"):
         attempt(2, store).recover("fail")
     assert len(standin.requests) == MAX_LISTED // 100
 
@@ -270,3 +273,58 @@ def test_a_batch_is_found_though_the_store_is_down() -> None:
 @pytest.fixture
 def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     set_max_backoff(monkeypatch, 0.01)
+
+
+def batch_of_file(batch_id: str, input_file_id: str | None, metadata: dict[str, str] | None = None) -> dict[str, Any]:
+    return batch_body(batch_id, "in_progress", input_file_id=input_file_id, metadata=metadata)
+
+
+class TestObjectNames:
+    """Bedrock and Vertex drop metadata. There the key is in the name of the input file."""
+
+    @pytest.fixture
+    def listed(self, standin: StandIn) -> Callable[..., None]:
+        def list_batches(*bodies: dict[str, Any], **members: Any) -> None:
+            page = {"object": "list", "data": list(bodies), "has_more": False} | members
+            standin.fail("GET", "/v1/batches", Answer(body=page))
+            for body in bodies:
+                standin.script(str(body["id"]), Answer(body=body))
+
+        return list_batches
+
+    def test_a_batch_is_found_by_the_key_in_its_file_s_name(self, listed: Callable[..., None]) -> None:
+        second = attempt(2, uploads=True)
+        mine = quote(f"s3://bucket/{second.file_name}", safe="")
+        other = quote("s3://bucket/airflow/other/requests.jsonl", safe="")
+        listed(batch_of_file("batch_b", other), batch_of_file("batch_a", mine))
+
+        found = second.recover("fail")
+
+        assert found is not None
+        assert found.id == "batch_a"
+
+    def test_a_batch_of_this_file_with_another_key_in_its_metadata_is_not_this_task_s(
+        self, listed: Callable[..., None]
+    ) -> None:
+        second = attempt(2, uploads=True)
+        listed(batch_of_file("batch_a", f"s3://bucket/{second.file_name}", {METADATA_KEY: "another"}))
+
+        assert second.recover("fail") is None
+
+    def test_files_of_other_names_prove_that_there_is_no_batch(self, listed: Callable[..., None]) -> None:
+        listed(batch_of_file("batch_b", "gs://bucket/airflow/other/requests.jsonl"))
+
+        assert attempt(2, uploads=True).recover("fail") is None
+
+    def test_a_list_that_may_have_further_pages_proves_nothing(self, listed: Callable[..., None]) -> None:
+        """Bedrock and Cohere return one page, and do not say whether there are others."""
+        listed(batch_of_file("batch_b", "gs://bucket/airflow/other/requests.jsonl"), has_more=None)
+
+        with pytest.raises(PortkeyAttemptUnknownError):
+            attempt(2, uploads=True).recover("fail")
+
+    def test_a_file_that_somebody_else_uploaded_proves_nothing(self, listed: Callable[..., None]) -> None:
+        listed(batch_of_file("batch_b", "gs://bucket/requests.jsonl"))
+
+        with pytest.raises(PortkeyAttemptUnknownError):
+            attempt(2, uploads=False).recover("fail")

@@ -91,9 +91,19 @@ def test_a_batch_that_cannot_be_retrieved_after_its_cancellation_raises_that_err
 
 def test_retry_within_zero_seconds_means_one_attempt(world: CallWorld) -> None:
     world.standin.fail(CANCEL.method, CANCEL.path, html_page(503, "down"))
-    with pytest.raises(PortkeyTransientError):
+    world.standin.script("batch_1", "in_progress")
+    with pytest.raises(PortkeyTransientError, match="while cancelling"):
         world.hook.cancel_batch("batch_1", retry_within=0)
-    assert len(world.standin.requests) == 1
+    assert [seen.method for seen in world.standin.requests] == ["POST", "GET"]
+
+
+@pytest.mark.parametrize("status", ["cancelling", "cancelled", "completed"])
+def test_a_cancel_that_fails_is_no_error_if_the_batch_has_ended_or_is_being_cancelled(
+    status: str, world: CallWorld
+) -> None:
+    world.standin.fail(CANCEL.method, CANCEL.path, *[Answer(500, {"error": {"message": "already completed"}})] * 3)
+    world.standin.script("batch_1", status)
+    assert world.hook.cancel_batch("batch_1").status == status
 
 
 def test_a_batch_id_is_percent_encoded_exactly_once(world: CallWorld) -> None:

@@ -206,6 +206,8 @@ def test_a_creation_sends_its_fields_without_those_that_are_none(world: CallWorl
 
 
 def test_an_invalid_creation_raises_an_input_error_and_sends_nothing(world: CallWorld) -> None:
-    with pytest.raises(PortkeyInputError, match="Nothing was sent"):
+    with pytest.raises(
+        PortkeyInputError, match="input_file_id is None: the upstream task pushed no value to XCom\nNothing was sent"
+    ):
         world.create_batch(input_file_id=None)
     assert not world.standin.connections

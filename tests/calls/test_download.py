@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from airflow_provider_portkey.exceptions import PortkeyInputError, PortkeyTransientError
-from airflow_provider_portkey.files import FileStats
+from airflow_provider_portkey.manifest import FileStats
 from tests.calls.case import Case, Given, Step, Then, When, each
 from tests.calls.operations import COUNT, DOWNLOAD, was_downloaded
 from tests.calls.run import run_case
@@ -18,6 +18,7 @@ from tests.calls.world import LARGE_FILE, SMALL_FILE, CallWorld
 from tests.server.standin import Answer
 from tests.support.answers import raw_answer
 
+CHECK_HOST = "Unexpected response from the gateway (HTTP 200): check the host of connection 'portkey_default'"
 _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 BROKEN_CONNECTIONS = {
     "reset after the first byte": Answer(how="truncate", after_bytes=1),
@@ -38,20 +39,27 @@ CONTENTS = {
     "bytes that are not text": b"\xff\x00",
     "a member 'error' that is larger than any error": b'{"error": "' + b"x" * 200_000 + b'"}',
 }
-#: Errors with HTTP 200, and what the message says of them.
-ERRORS = {
+#: Errors with HTTP 200, the first line of the message, and what is wrong with the body.
+ERRORS: dict[str, tuple[Answer, str, str]] = {
     "an error of the provider": (
         Answer(200, {"error": {"message": "Try later"}, "provider": "bedrock"}),
+        "Unexpected response from provider 'bedrock' (HTTP 200): Try later",
         "an error, not a file",
     ),
-    "an error as text": (Answer(200, '{"error": "Try later"}\n'), "an error, not a file"),
-    "an error of Portkey": (Answer(200, {"status": "failure", "message": "Try later"}), "an error, not a file"),
+    "an error as text": (Answer(200, '{"error": "Try later"}\n'), CHECK_HOST, "an error, not a file"),
+    "an error of Portkey": (
+        Answer(200, {"status": "failure", "message": "Try later"}),
+        "Unexpected response from Portkey (HTTP 200): Try later",
+        "an error, not a file",
+    ),
     "a page that the gateway wraps": (
         Answer(200, b'{"html-message":"Try later"}'),
+        CHECK_HOST,
         "that the gateway wrapped into JSON, not a file",
     ),
     "a page of 200 kB that the gateway wraps": (
         Answer(200, b'{"html-message":"Try later' + b" " * 200_000 + b'"}'),
+        CHECK_HOST,
         "that the gateway wrapped into JSON, not a file",
     ),
 }
@@ -135,11 +143,11 @@ GIVEN_UP = [
             f"instead of a file: {name}",
             response,
             None,
-            "Unexpected response from ",
+            f"{first_line}\n",
+            f"{problem}): ",
             "Try later",
-            words,
         )
-        for name, (response, words) in ERRORS.items()
+        for name, (response, first_line, problem) in ERRORS.items()
     ),
 ]
 KEPT = [

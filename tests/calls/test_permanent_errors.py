@@ -49,7 +49,7 @@ PERMANENT_ERRORS: dict[str, tuple[Answer, str, list[str]]] = {
         portkey_error(403, "Forbidden!"),
         "portkey",
         [
-            "Permission denied by Portkey (HTTP 403): check scopes and host of connection 'portkey_default'",
+            "Permission denied by Portkey (HTTP 403): check scopes and host of connection 'portkey_default'\n",
             "HTTP 403 from Portkey while",
             "Forbidden!.",
             "lacks a scope",
@@ -76,7 +76,7 @@ PERMANENT_ERRORS: dict[str, tuple[Answer, str, list[str]]] = {
     "HTTP 405 of a proxy": (
         html_page(405, "Not Allowed"),
         "gateway",
-        ["Request rejected by the gateway (HTTP 405)", "HTTP 405 from the gateway while", "Not Allowed"],
+        ["Request rejected by the gateway (HTTP 405): Not Allowed\n", "HTTP 405 from the gateway while"],
     ),
     "HTTP 412": (
         Answer(412, {"error": {"type": "budget_exhaust_error", "message": "Budget is used up"}}),
@@ -86,7 +86,11 @@ PERMANENT_ERRORS: dict[str, tuple[Answer, str, list[str]]] = {
     "HTTP 413 of a proxy": (
         html_page(413, "Request Entity Too Large"),
         "gateway",
-        ["Request rejected by the gateway (HTTP 413)", "HTTP 413 from the gateway while", "Request Entity Too Large"],
+        [
+            "Request rejected by the gateway (HTTP 413): Request Entity Too Large\n",
+            "HTTP 413 from the gateway while",
+            "Request Entity Too Large",
+        ],
     ),
     "HTTP 446": (
         Answer(446, {"error": {"message": "hooks_failed"}}),
@@ -118,9 +122,15 @@ def rejected(call: Call, error: str) -> Case:
     )
 
 
+#: What the error says is unknown, and what to check.
+UNKNOWN = dict.fromkeys((call.name for call in CALLS), ("resource", "what was sent"))
+UNKNOWN |= dict.fromkeys((DOWNLOAD.name, COUNT.name), ("file", "file_id"))
+UNKNOWN |= dict.fromkeys((CANCEL.name, ASYNC_CANCEL.name), ("batch", "batch_id"))
+
+
 def not_found(call: Call) -> Case:
     """Build a case of an id that stays unknown. It is repeated, because a replica may not know it yet."""
-    lost = "file" if call in (DOWNLOAD, COUNT) else "batch" if call in (CANCEL, ASYNC_CANCEL) else "resource"
+    what, argument = UNKNOWN[call.name]
     return Case(
         f"{call.name}: HTTP 404 of the provider, three times",
         when=When(call, [provider_error(404, "No such thing")] * 3),
@@ -128,9 +138,10 @@ def not_found(call: Call) -> Case:
             error=PortkeyRefusedError,
             error_has={"status_code": 404, "origin": "provider"},
             message_has=[
-                f"Unknown {lost} (HTTP 404): check ",
-                "the provider and workspace that it was created in",
+                f"Unknown {what} (HTTP 404): check {argument} and the provider of connection 'portkey_default'\n",
+                "HTTP 404 from provider 'openai' while",
                 "No such thing",
+                "The connection must name the provider and workspace that it was created in.",
             ],
             requests=3,
         ),

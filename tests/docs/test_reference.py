@@ -18,11 +18,12 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_portkey import exceptions, files, retry
+from airflow_provider_portkey import exceptions, retry
 from airflow_provider_portkey.attempts import MAX_LISTED, METADATA_KEY
 from airflow_provider_portkey.batch import TERMINAL_STATUSES, Batch, BatchStatus
 from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE, get_provider_info
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.manifest import manifest
 from airflow_provider_portkey.operators.batch import (
     PortkeyCancelBatchOperator,
     PortkeyCreateBatchOperator,
@@ -132,9 +133,9 @@ def test_the_xcom_keys() -> None:
 
 
 def test_the_manifest_s_keys() -> None:
-    manifest = files.manifest(Batch("b", BatchStatus.COMPLETED), None, None, None)
+    result = manifest(Batch("b", BatchStatus.COMPLETED), "files", {"output": None, "error": None}, None)
     section = OPERATORS.section("PortkeyDownloadBatchOperator")
-    assert {key for row in rows(section, "key") for key in names(row[0])} == manifest.keys()
+    assert {key for row in rows(section, "key") for key in names(row[0])} == result.keys()
 
 
 def test_the_statuses() -> None:

@@ -54,7 +54,8 @@ def texts_of_failed_calls() -> frozenset[str]:
     """The first lines of the errors for each status, of each who may fail, and for what HTTP libraries raise."""
     settings = Settings.from_connection("c", password="key", extra='{"virtual_key": "slug"}')
     bare = Settings.from_connection("c", host="localhost", extra='{"managed": true}')
-    bodies = (b'{"status": "failure"}', b'{"provider": "openai"}', b"")
+    unknown_name = b'{"status": "failure", "message": "Following keys are not valid: x"}'
+    bodies = (b'{"status": "failure"}', unknown_name, b'{"provider": "openai"}', b"")
     arguments: tuple[Argument, ...] = ("batch_id", "file_id", None)
     texts: dict[str, str] = {}
     for status, body, argument, of in itertools.product(range(300, 600), bodies, arguments, (settings, bare)):

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from tests.server.input_errors import read_requests
+
 #: Moments in a scripted batch's body are fixed, so that bodies can be compared.
 CREATED_AT = 1_760_000_000
 
 # Providers' own words are among these, because Portkey passes them on.
-_COMPLETED = {"completed", "complete", "ended", "partially_completed"}
-_CUT_SHORT = {"expired", "cancelled", "stopped"}
+_COMPLETED = {"completed", "complete", "ended"}
+_CUT_SHORT = {"expired", "cancelled", "stopped", "partially_completed"}
 _NEVER_RAN = {"failed", "file_upload_failed", "batch_start_failed"}
 ENDED = _COMPLETED | _CUT_SHORT | _NEVER_RAN
 _SECONDS_UNTIL = {"in_progress": 60, "finalizing": 3_000, "cancelling": 3_000, "expired": 86_400}
@@ -21,11 +23,15 @@ _DAY = 86_400
 #: What a batch returns of the request that created it.
 ECHOED = ("endpoint", "input_file_id", "completion_window", "metadata")
 
+#: What a batch may call, and how long it may take; Portkey's own batches also take "immediate".
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/moderations")
+WINDOWS = ("24h", "immediate")
+
 _PIECE = 262_144
 _TYPES = {bool: "a boolean", int: "an integer", float: "a decimal", list: "an array", dict: "an object"}
 
-#: Returns the ``response`` in the output file to a line of the input file.
-Respond: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+#: Returns the ``response`` in the output file to a line of the input file; ``None`` to lose the request.
+Respond: TypeAlias = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def batch_body(batch_id: str, status: str = "in_progress", **fields: object) -> dict[str, object]:
@@ -169,6 +175,11 @@ def find_problem(body: Mapping[str, Any]) -> tuple[str, str, str] | None:
     for name in ("input_file_id", "endpoint", "completion_window"):
         if not body.get(name):
             return f"Missing required parameter: '{name}'.", name, "missing_required_parameter"
+    for name, values in (("endpoint", ENDPOINTS), ("completion_window", WINDOWS)):
+        if body[name] not in values:
+            supported = ", ".join(f"'{value}'" for value in values)
+            message = f"Invalid value: '{body[name]}'. Supported values are: {supported}."
+            return message, name, "invalid_value"
     metadata = body.get("metadata")
     if metadata is None:
         return None
@@ -210,6 +221,31 @@ def completion(line: dict[str, Any]) -> dict[str, Any]:
     return {"status_code": 200, "request_id": f"req_{custom_id}", "body": body}
 
 
+def output_line(custom_id: str, status: int = 200) -> bytes:
+    """Return a row of an output or error file: an answer, or with a status of 400 or more an error."""
+    response = completion({"custom_id": custom_id})
+    if status >= 400:
+        error = {"message": "Invalid value.", "type": "invalid_request_error", "param": None, "code": "invalid_value"}
+        response |= {"status_code": status, "body": {"error": error}}
+    row = {"id": f"batch_req_{custom_id}", "custom_id": custom_id, "response": response, "error": None}
+    return json.dumps(row).encode() + b"\n"
+
+
+def input_line(custom_id: str) -> bytes:
+    """Return a row of an input file."""
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": custom_id}]}
+    row = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps(row).encode() + b"\n"
+
+
+def _unreached(status: str) -> dict[str, str]:
+    """Return the error of a request that a batch did not reach, as OpenAI has it."""
+    if status == "expired":
+        message = "This request could not be executed before the completion window expired."
+        return {"code": "batch_expired", "message": message}
+    return {"code": "batch_cancelled", "message": "This request was not executed: the batch was cancelled."}
+
+
 class Run:
     """The state of a created batch, by the time since its creation.
 
@@ -248,7 +284,7 @@ class Run:
         body["expires_at"] = began + _DAY
         if status in _COMPLETED | _CUT_SHORT:
             if self._end is None:
-                self._end = self._finish(half=status in _CUT_SHORT)
+                self._end = self._finish(status)
             body |= self._end
         elif status not in _NEVER_RAN and status != "validating":
             if self._total is None:
@@ -263,22 +299,28 @@ class Run:
     def _lines(self) -> Iterator[bytes]:
         return (line for line in self._requests() if line.strip())
 
-    def _finish(self, *, half: bool) -> dict[str, object]:
-        """Answer the lines; with ``half``, the first half of them, rounded up."""
-        lines, respond = list(self._lines()), self._respond()
+    def _finish(self, status: str) -> dict[str, object]:
+        """Answer the lines. A batch that was cut short answers the first half, rounded up, and lists the others."""
+        requests, errors = read_requests(self._lines(), self._created.body.get("endpoint"))
+        if errors:
+            return self._fail(errors)
+        respond = self._respond()
+        reached = (len(requests) + 1) // 2 if status in _CUT_SHORT else len(requests)
         good: list[bytes] = []
         bad: list[bytes] = []
-        for n, line in enumerate(lines[: (len(lines) + 1) // 2] if half else lines):
-            try:
-                request = json.loads(line)
-                custom_id = request["custom_id"]
-            except (ValueError, KeyError, TypeError):
-                return self._refuse(n + 1)
-            response = respond(request)
-            answer = {"id": f"batch_req_{n}", "custom_id": custom_id, "response": response, "error": None}
-            (bad if response["status_code"] >= 400 else good).append(json.dumps(answer).encode() + b"\n")
+        failed = 0
+        for n, request in enumerate(requests):
+            response = respond(request) if n < reached else None
+            if response is None and n < reached:
+                continue
+            answer = {"id": f"batch_req_{n}", "custom_id": request["custom_id"], "response": response, "error": None}
+            if response is None:
+                answer["error"] = _unreached(status)
+            has_failed = response is not None and response["status_code"] >= 400
+            failed += has_failed
+            (bad if has_failed or response is None else good).append(json.dumps(answer).encode() + b"\n")
         end: dict[str, object] = {
-            "request_counts": {"total": len(lines), "completed": len(good), "failed": len(bad)},
+            "request_counts": {"total": len(requests), "completed": len(good), "failed": failed},
             "output_file_id": None,
             "error_file_id": None,
         }
@@ -289,14 +331,8 @@ class Run:
                 end[f"{kind}_file_id"] = file_id
         return end
 
-    def _refuse(self, line: int) -> dict[str, object]:
-        """Fail the batch because a line is not a request."""
-        error = {
-            "code": "invalid_json_line",
-            "message": "This line is not parseable as valid JSON.",
-            "param": None,
-            "line": line,
-        }
-        body = batch_body(self._created.id, "failed", errors={"object": "list", "data": [error]})
+    def _fail(self, errors: list[dict[str, object]]) -> dict[str, object]:
+        """Fail the batch because of its input."""
+        body = batch_body(self._created.id, "failed", errors={"object": "list", "data": errors})
         names = ("status", "errors", "request_counts", "output_file_id", "error_file_id")
         return {name: body[name] for name in names}

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.server.standin import StandIn
@@ -30,6 +31,7 @@ MANIFEST = {
     "overrides": {"@hono/node-server": "1.14.1", "@hono/node-ws": "1.2.0", "hono": "4.9.7"},
 }
 _LOOPBACK = Path(__file__).with_name("loopback.cjs")
+_CLOUDS = Path(__file__).with_name("clouds.cjs")
 _PORT = re.compile(rb"\[loopback port (\d+)\]")
 
 
@@ -85,8 +87,15 @@ def _answers(port: int) -> bool:
 class Gateway:
     """The gateway as a process, ready to serve within the ``with`` block."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path = FOLDER, *, clouds: Mapping[str, int] | None = None) -> None:
+        """
+        Prepare the gateway.
+
+        :param folder: where it is installed
+        :param clouds: the ports of the servers on loopback that stand for the clouds, by the names in clouds.cjs
+        """
         self._folder = folder
+        self._clouds = clouds
         self.port = 0
 
     @property
@@ -114,13 +123,15 @@ class Gateway:
         """Start serving, on the same port as before if there was one."""
         node, _ = _commands()
         script = install(self._folder)
+        preloaded = [_LOOPBACK] if self._clouds is None else [_LOOPBACK, _CLOUDS]
+        ports = {f"LOOPBACK_{name.upper()}": str(port) for name, port in (self._clouds or {}).items()}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
         self._process = subprocess.Popen(
-            [*node, "--require", str(_LOOPBACK), str(script), f"--port={self.port}", "--headless"],
+            [*node, *(f"--require={path}" for path in preloaded), str(script), f"--port={self.port}", "--headless"],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"TERM": "dumb"},
+            env=os.environ | {"TERM": "dumb"} | ports,
         )
         try:
             self.port = self._ready()

@@ -38,6 +38,8 @@ from tests.server.batches import (
     completion,
     file_object,
     find_problem,
+    input_line,
+    output_line,
 )
 from tests.server.batches import batch_body as batch_body
 from tests.server.credentials import is_hosted, is_managed, portkey_rejection, provider_error, provider_rejection
@@ -52,6 +54,7 @@ _ROUTES = {
     "list": re.compile("GET /v1/batches"),
     "retrieve": re.compile("GET /v1/batches/([^/]+)"),
     "cancel": re.compile("POST /v1/batches/([^/]+)/cancel"),
+    "output": re.compile("GET /v1/batches/([^/]+)/output"),
 }
 _MANAGED = "pk_batch_"
 _CHUNK = 65_536
@@ -247,11 +250,13 @@ class StandIn:
             file_id = batch.get(member)
             if isinstance(file_id, str):
                 count = counts.get(outcome) if isinstance(counts, Mapping) else None
-                lines = (
-                    json.dumps({"custom_id": f"request-{n}", "response": {"status_code": code}}) + "\n"
-                    for n in range(count if isinstance(count, int) else 1)
-                )
-                self.files[unquote(file_id)] = "".join(lines).encode()
+                # The requests that succeeded come first, then those that failed.
+                first = counts.get("completed") or 0 if isinstance(counts, Mapping) and outcome == "failed" else 0
+                numbers = range(first, first + (count if isinstance(count, int) else 1))
+                self.files[unquote(file_id)] = b"".join(output_line(f"request-{n}", code) for n in numbers)
+        input_file_id, total = batch.get("input_file_id"), counts.get("total") if isinstance(counts, Mapping) else None
+        if isinstance(input_file_id, str) and isinstance(total, int):
+            self.files.setdefault(unquote(input_file_id), b"".join(input_line(f"request-{n}") for n in range(total)))
 
     def _bind(self) -> socket.socket:
         sock = socket.socket()
@@ -317,9 +322,9 @@ class StandIn:
         # Routed by the path as it was sent: after decoding, a slash within an id would look like a separator.
         matches = ((name, route.fullmatch(f"{request.method} {path}")) for name, route in _ROUTES.items())
         name, match = next(((name, match) for name, match in matches if match), ("", None))
-        if match is None:
-            return Answer(404, {"message": "Not Found", "ok": False})
         hosted = is_hosted(request.headers, self)
+        if match is None or (name == "output" and not hosted):  # OpenAI itself does not have that route
+            return Answer(404, {"message": "Not Found", "ok": False})
         reject = portkey_rejection if hosted else provider_rejection
         if (rejection := reject(request.headers, self)) is not None:
             return rejection
@@ -335,7 +340,19 @@ class StandIn:
             return self._file(sought, content=name == "content", hosted=hosted)
         if sought not in self._plans or (managed and not sought.startswith(_MANAGED)):
             return provider_error(404, f"No batch found with id '{sought}'.", hosted=hosted)
+        if name == "output":
+            return self._output(sought)
         return self._plans[sought].next() if name == "retrieve" else self._cancel(sought, hosted=hosted)
+
+    def _output(self, batch_id: str) -> Answer:
+        """Respond as Portkey does for OpenAI: with the output file alone, or with the errors of a failed batch."""
+        body = self._plans[batch_id].peek().body
+        batch: Mapping[str, object] = body if isinstance(body, Mapping) else {}
+        file_id = batch.get("output_file_id")
+        if file_id is None and batch.get("errors"):
+            return Answer(body=json.dumps(batch["errors"]))
+        # The gateway passes on this error as the provider words it.
+        return self._file("null" if file_id is None else str(file_id), content=True, hosted=False)
 
     async def _upload(self, request: web.BaseRequest, *, hosted: bool) -> Answer:
         purpose = filename = None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.client import Client
+from tests.server.client import PROVIDER_KEY, Client, openai_error
 from tests.server.standin import Answer, StandIn
 
 
@@ -41,6 +41,9 @@ def test_a_cancelled_batch_keeps_the_answers_so_far(standin: StandIn, each_clien
     batch = each_client.batch(batch_id, "cancelled")
     assert batch["request_counts"] == {"total": 3, "completed": 2, "failed": 0}
     assert [line["custom_id"] for line in each_client.lines(batch["output_file_id"])] == ["a", "b"]
+    [unreached] = each_client.lines(batch["error_file_id"])
+    assert (unreached["custom_id"], unreached["response"]) == ("c", None)
+    assert unreached["error"]["code"] == "batch_cancelled"
     assert standin.cancelled == [batch_id]
 
 
@@ -81,6 +84,26 @@ def test_answers_with_an_error_status_are_in_the_error_file(standin: StandIn, cl
     assert client.batch(client.upload_and_create("a"))["output_file_id"] is None
 
 
+def test_an_expired_batch_lists_what_it_did_not_reach_in_the_error_file(standin: StandIn, client: Client) -> None:
+    standin.course = [(0, "expired")]
+    standin.respond = lambda line: {"status_code": 400 if line["custom_id"] == "b" else 200, "body": {}}
+    batch = client.batch(client.upload_and_create("a", "b", "c", "d"))
+    assert batch["request_counts"] == {"total": 4, "completed": 1, "failed": 1}
+    errors = {
+        line["custom_id"]: line["error"] and line["error"]["code"] for line in client.lines(batch["error_file_id"])
+    }
+    assert errors == {"b": None, "c": "batch_expired", "d": "batch_expired"}
+
+
+def test_a_request_can_be_lost(standin: StandIn, client: Client) -> None:
+    standin.course = [(0, "completed")]
+    standin.respond = lambda line: None if line["custom_id"] == "b" else {"status_code": 200, "body": {}}
+    batch = client.batch(client.upload_and_create("a", "b"))
+    assert batch["request_counts"] == {"total": 2, "completed": 1, "failed": 0}
+    assert [line["custom_id"] for line in client.lines(batch["output_file_id"])] == ["a"]
+    assert batch["error_file_id"] is None
+
+
 def test_a_batch_of_an_invalid_line_fails_and_names_the_line(standin: StandIn, client: Client) -> None:
     standin.course, standin.files["file-a"] = [(0, "completed")], b'{"custom_id": "a"}\n{\n'
     batch = client.create("file-a").json()
@@ -111,3 +134,55 @@ def test_a_list_comes_in_pages_newest_first(standin: StandIn, client: Client) ->
     everything = client.call("GET", "/batches?limit=2").json()
     assert [batch["id"] for batch in everything["data"]] == ids
     assert everything.keys() == {"object", "data"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"), [({"endpoint": "/v1/chat"}, "endpoint"), ({"completion_window": "1h"}, "completion_window")]
+)
+def test_an_unknown_endpoint_or_window_is_rejected(
+    standin: StandIn, client: Client, fields: dict[str, Any], param: str
+) -> None:
+    error = client.create(client.upload("a"), **fields).json()["error"]
+    assert (error["param"], error["code"]) == (param, "invalid_value")
+    assert not standin.batches
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "line"),
+    [
+        (b'{"custom_id": "a"}\n{"custom_id": "a"}\n', "duplicate_custom_id", 2),
+        (b'{"custom_id": "a", "url": "/v1/embeddings"}\n', "url_mismatch", 1),
+        (b"\n", "empty_file", None),
+    ],
+)
+def test_a_batch_of_invalid_input_fails(
+    standin: StandIn, client: Client, lines: bytes, code: str, line: int | None
+) -> None:
+    standin.course, standin.files["file-a"] = [(0, "completed")], lines
+    batch = client.create("file-a").json()
+    [error] = batch["errors"]["data"]
+    assert (batch["status"], error["code"], error["line"]) == ("failed", code, line)
+
+
+class TestOutput:
+    def test_it_is_the_output_file(self, standin: StandIn, client: Client) -> None:
+        standin.course = [(0, "completed")]
+        batch = client.batch(client.upload_and_create("a", "b"))
+        response = client.call("GET", f"/batches/{batch['id']}/output")
+        assert response.headers["content-type"] == "application/octet-stream"
+        assert response.content == client.call("GET", f"/files/{batch['output_file_id']}/content").content
+
+    def test_of_a_batch_that_has_none_it_is_a_404(self, standin: StandIn, client: Client) -> None:
+        standin.course, standin.respond = [(0, "completed")], lambda _: {"status_code": 500}
+        response = client.call("GET", f"/batches/{client.upload_and_create('a')}/output")
+        assert (response.status_code, response.json()) == (404, openai_error("No such File object: null"))
+
+    def test_of_a_failed_batch_it_is_the_list_of_its_errors(self, standin: StandIn, client: Client) -> None:
+        standin.script("batch_1", "failed")
+        response = client.call("GET", "/batches/batch_1/output")
+        assert (response.status_code, response.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        assert response.json() == client.batch("batch_1")["errors"]
+
+    def test_the_provider_has_no_such_route(self, standin: StandIn) -> None:
+        standin.script("batch_1", "completed")
+        assert Client(standin.base_url, PROVIDER_KEY).call("GET", "/batches/batch_1/output").status_code == 404

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_portkey.files import FileStats
+from airflow_provider_portkey.answers import MAX_ROW_BYTES
+from airflow_provider_portkey.manifest import FileStats
+from tests.server.batches import output_line
 from tests.support.jsonl import request_line
 
 LINES = st.sampled_from(
@@ -53,7 +55,7 @@ def test_the_figures_do_not_depend_on_how_the_file_is_cut_into_chunks(
     for text in content.split(b"\n"):
         with suppress(ValueError, AttributeError):
             found.append(json.loads(text).get("custom_id"))
-    custom_ids = [value for value in found if isinstance(value, str)]
+    custom_ids = [str(value) for value in found if isinstance(value, str | int)]
     assert figures(stats_of(*(content[start:end] for start, end in itertools.pairwise(bounds)))) == (
         len(content),
         sum(bool(text.strip()) for text in content.split(b"\n")),
@@ -84,7 +86,7 @@ def test_a_line_too_long_to_read_is_not_held_in_memory() -> None:
     stats = FileStats()
     for _ in range(20):
         stats.add(b"x" * 2**20)
-    assert sum(map(len, stats._line)) <= 16 * 2**20
+    assert sum(map(len, stats._row)) <= MAX_ROW_BYTES + 1
     stats.add(b"\n" + request_line("a"))
     stats.end_line()
     assert (stats.lines, stats.custom_ids) == (2, {"a"})
@@ -97,3 +99,15 @@ def test_a_line_too_long_to_read_is_not_held_in_memory() -> None:
 )
 def test_a_line_without_a_custom_id_is_counted(content: bytes) -> None:
     assert figures(stats_of(content))[1:4] == (1, set(), set())
+
+
+def test_rows_are_counted_by_what_they_are() -> None:
+    stats = stats_of(
+        output_line("a"),
+        output_line("b", 400),
+        b'{"errorCode": 500, "errorMessage": "Internal"}\n',
+        b'{"custom_id": "c", "response": null, "error": null}\n',
+        b'{"custom_id": "d", "resp',
+    )
+    assert (stats.lines, stats.answered, stats.failed, stats.unreadable, stats.anonymous) == (5, 1, 4, 2, 2)
+    assert stats.custom_ids == {"a", "b", "c"}

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException
 
-from airflow_provider_portkey import exceptions, files
+from airflow_provider_portkey import batch_input, exceptions, files
 from airflow_provider_portkey.attempts import Attempts
 from airflow_provider_portkey.batch import Batch, BatchError, BatchStatus, RequestCounts
-from airflow_provider_portkey.calls import batch_body, create_batch, read_response, retrieve_batch
+from airflow_provider_portkey.calls import Page, batch_body, create_batch, read_response, retrieve_batch
 from airflow_provider_portkey.calls import read_batch as read_batch_response
 from airflow_provider_portkey.events import from_event
 from airflow_provider_portkey.exceptions import PortkeyApiError, PortkeyError
@@ -60,8 +60,8 @@ def response(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | 
     )
 
 
-def of_portkey(status: int) -> Callable[[], object]:
-    return response(status, {"status": "failure", "message": WORDS})
+def of_portkey(status: int, words: str = WORDS) -> Callable[[], object]:
+    return response(status, {"status": "failure", "message": words})
 
 
 def of_provider(status: int) -> Callable[[], object]:
@@ -109,8 +109,9 @@ def retrieved(found: Batch, **parameters: Any) -> Callable[[], object]:
     return lambda: executed(operator, found)()
 
 
-def downloaded(found: Batch) -> Callable[[], object]:
-    return lambda: executed(PortkeyDownloadBatchOperator(task_id="x", batch_id=BATCH_ID, path="/nowhere"), found)()
+def downloaded(found: Batch, **parameters: Any) -> Callable[[], object]:
+    operator = PortkeyDownloadBatchOperator(task_id="x", batch_id=BATCH_ID, path="/nowhere", **parameters)
+    return lambda: executed(operator, found)()
 
 
 def created(**parameters: Any) -> Callable[[], object]:
@@ -124,14 +125,15 @@ def created_after_kill() -> None:
 
 
 def previous_attempt_unknown() -> None:
-    hook: Any = SimpleNamespace(list_batches=lambda: iter([batch(BatchStatus.COMPLETED)]))
+    page = Page((batch(BatchStatus.COMPLETED),), None, is_last=True)
+    hook: Any = SimpleNamespace(_pages=lambda: iter([page]))
     Attempts(SECOND_ATTEMPT, [], hook=hook, is_reusable=lambda _: True, log=PortkeyHook().log).recover("fail")
 
 
 def written(*lines: str) -> Callable[[], object]:
     source = [line.encode() for line in lines]
     path = f"/folder/{'f' * 200}.jsonl"
-    return lambda: files.write_requests(source, io.BytesIO(), endpoint="/v1/embeddings", name=path)
+    return lambda: batch_input.write_requests(source, io.BytesIO(), endpoint="/v1/embeddings", name=path)
 
 
 class Case(NamedTuple):
@@ -329,8 +331,8 @@ CASES = [
     ),
     Case(
         REFUSED,
-        "HTTP 400 of Portkey",
-        of_portkey(400),
+        "HTTP 400 of Portkey, about a name in the connection",
+        of_portkey(400, f"Following keys are not valid: {WORDS}"),
         ["Unknown virtual key, provider or config (HTTP 400): check the extra of connection"],
     ),
     Case(
@@ -415,8 +417,8 @@ CASES = [
     Case(
         exceptions.PortkeyBatchEndedError,
         "completed without a file",
-        downloaded(COMPLETED),
-        ["Batch completed without a file to download: check its errors at the provider"],
+        downloaded(COMPLETED, source="files"),
+        ["Batch completed without answers to download: check its errors at the provider"],
     ),
     Case(
         exceptions.PortkeyBatchFailedError,

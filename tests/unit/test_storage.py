@@ -104,14 +104,15 @@ class TestAtomicWrite:
 
 
 class TestStoragePath:
-    @pytest.mark.parametrize("path", ["", "  ", "None", None], ids=repr)
-    def test_no_path_means_that_the_upstream_task_pushed_none(self, path: Any) -> None:
-        with pytest.raises(PortkeyInputError, match=r"^path is .*: the upstream task pushed no value to XCom"):
+    @pytest.mark.parametrize(("path", "shown"), [("", "''"), ("  ", "' '"), ("None", "'None'"), (None, "None")])
+    def test_a_path_that_was_not_pushed_to_xcom_raises_an_input_error(self, path: Any, shown: str) -> None:
+        with pytest.raises(PortkeyInputError) as caught:
             storage_path(path)
+        assert str(caught.value) == f"path is {shown}: the upstream task pushed no value to XCom"
 
-    @pytest.mark.parametrize(("path", "type_"), [(5, "int"), (b"x", "bytes"), (["x"], "list")])
-    def test_a_value_that_is_not_a_path_raises_an_input_error(self, path: Any, type_: str) -> None:
-        with pytest.raises(PortkeyInputError, match=f"^path must be a string or a path, got {type_}"):
+    @pytest.mark.parametrize("path", [5, b"x", ["x"]], ids=repr)
+    def test_a_value_that_is_not_a_path_raises_an_input_error(self, path: Any) -> None:
+        with pytest.raises(PortkeyInputError, match=f"path must be a string or a path, got {type(path).__name__}"):
             storage_path(path)
 
     def test_a_path_may_be_text_a_url_a_path_or_an_object_storage_path(self, tmp_path: Path) -> None:

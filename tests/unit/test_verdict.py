@@ -40,8 +40,6 @@ REQUESTS: dict[str, tuple[str, Any, Any, Any, list[tuple[Outcome, bool]]]] = {
     "some or all failed, nothing else is given": ("completed", None, None, 3, [WARN, WARN, FAIL]),
     "no counts": ("completed", None, None, None, [GOOD, GOOD, GOOD]),
     "no requests": ("completed", 0, 0, 0, [GOOD, GOOD, GOOD]),
-    "Bedrock's partial end": ("partially_completed", None, None, None, [WARN, WARN, FAIL]),
-    "Bedrock's partial end with counts": ("partially_completed", 3, 0, 3, [WARN, FAIL, FAIL]),
     "expired, none failed": ("expired", 3, 1, 0, [GOOD, GOOD, GOOD]),
     "expired, failed is not given": ("expired", 3, 1, None, [GOOD, GOOD, GOOD]),
     "expired, some failed": ("expired", 3, 1, 1, [WARN, WARN, FAIL]),

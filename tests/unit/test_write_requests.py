@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_portkey.batch_input import write_requests
 from airflow_provider_portkey.exceptions import PortkeyInputError
-from airflow_provider_portkey.files import write_requests
 from tests.support.jsonl import ENDPOINT, request, request_line
 from tests.support.problems import listed_problems
 
@@ -72,10 +72,13 @@ def problems_of(source: Iterable[Any], **limits: Any) -> list[str]:
 
 class TestValid:
     def test_lines_keep_their_spacing_escapes_and_order(self) -> None:
-        line = (
-            b'{ "body":{"x":"\\u00e9\xc3\xa9"},"url":"/v1/chat/completions","method":"POST" ,"n":1.50,"custom_id":"b"}'
-        )
+        line = b'{ "body":{"x":"\\u00e9"},"url":"/v1/chat/completions","method":"POST" ,"n":1.50,"custom_id":"b"}'
         assert write([request_line(), line]) == request_line() + b"\n" + line + b"\n"
+
+    def test_characters_beyond_ascii_are_sent_as_escapes(self) -> None:
+        written = write([request_line("é", body={"x": "日本 🎉"})])
+        assert written.isascii()
+        assert (json.loads(written)["custom_id"], json.loads(written)["body"]) == ("é", {"x": "日本 🎉"})
 
     def test_byte_order_mark_blank_lines_and_white_space_are_left_out(self) -> None:
         source = [

@@ -1,0 +1,337 @@
+"""
+A row of any provider's output becomes one :class:`Answer`.
+
+Behind Portkey each provider has its own rows: OpenAI's and Portkey's (``custom_id``, ``response``), Anthropic's
+(``result``), Vertex's (``requestId``, ``response``), Bedrock's (``recordId``, ``modelOutput``). What is inside depends
+on the model. A row is recognized by its own members, so that the reader needs to know neither provider nor model.
+
+.. seealso:: https://portkey.ai/docs/product/ai-gateway/batches
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+from airflow_provider_portkey.exceptions import PortkeyInputError
+from airflow_provider_portkey.files import storage_path
+from airflow_provider_portkey.text import message, sanitize_text, shorten
+
+if TYPE_CHECKING:
+    from airflow_provider_portkey.files import AnyPath
+
+    Source: TypeAlias = "AnyPath | Mapping[str, Any] | Iterable[AnyPath | Mapping[str, Any]]"
+
+#: A longer row is not parsed.
+MAX_ROW_BYTES = 16 * 2**20
+
+#: The ``code`` of the error of a row that cannot be read, and of one that has neither an answer nor an error.
+UNREADABLE, EMPTY = "unreadable_row", "empty_row"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """
+    The tokens of one answer; ``None`` where the row does not report them.
+
+    :param cached_tokens: how many of the input tokens came from a cache
+    :param reasoning_tokens: how many of the output tokens were spent on reasoning
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class AnswerError:
+    """
+    Why a request has no answer.
+
+    :param code: the provider's code; without one the type of its error, or the HTTP status
+    :param message: the provider's words
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    The answer to one request, or why there is none.
+
+    :param custom_id: the request's id; ``None`` if the row does not name it
+    :param text: the answer's text; ``None`` where there is none, as in embeddings and tool calls, which ``body`` has
+    :param error: why the request failed; ``None`` for an answer, also for an incomplete one
+    :param finish_reason: the provider's own word, such as ``stop``, ``end_turn`` or ``MAX_TOKENS``
+    :param model: the model that answered, if the row names it
+    :param usage: the tokens
+    :param body: the provider's own answer, decoded; of an unreadable row its text
+    """
+
+    custom_id: str | None
+    text: str | None = None
+    error: AnswerError | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    usage: Usage = Usage()
+    body: Any = None
+
+
+def read_answers(source: Source) -> Iterator[Answer]:
+    """
+    Read the answers of a batch of any provider, one at a time.
+
+    A row that cannot be read is an answer with the error :data:`UNREADABLE`: no row is left out.
+
+    :param source: the manifest of a download, or the path or URL of a JSONL file, or several of them
+    :raises PortkeyInputError: if that names no file
+    :raises OSError: if a file cannot be read
+    """
+    for path in _paths(source):
+        with storage_path(path).open("rb") as file:  # type: ignore[no-untyped-call]
+            for number, row in enumerate(rows(file), 1):
+                if row.strip():
+                    yield read_row(row, f"line {number} of {path}")
+
+
+def rows(file: IO[bytes]) -> Iterator[bytes]:
+    """
+    Yield the rows of a JSONL file; empty ones are yielded too. Only a line feed ends a row.
+
+    Of a row above :data:`MAX_ROW_BYTES` no more than that and one byte are yielded.
+    """
+    for row in iter(partial(file.readline, MAX_ROW_BYTES + 1), b""):
+        yield row
+        rest = row
+        while len(rest) > MAX_ROW_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_ROW_BYTES + 1)
+
+
+def read_row(row: bytes, where: str = "the row") -> Answer:
+    """
+    Read one row of any provider.
+
+    :param row: its JSON
+    :param where: what it is, for the message of an unreadable one
+    """
+    text = row.decode("utf-8-sig", errors="replace").strip()
+    if len(row) > MAX_ROW_BYTES:
+        problem = f"larger than {MAX_ROW_BYTES // 2**20} MiB"
+    else:
+        try:
+            decoded = sanitize_text(json.loads(text))
+            if isinstance(decoded, Mapping):
+                return _read(decoded)
+            problem = f"not a JSON object but {type(decoded).__name__}"
+        except (ValueError, RecursionError) as error:
+            problem = f"not valid JSON ({shorten(str(error))})"
+    return Answer(None, error=AnswerError(UNREADABLE, f"{where} is {problem}"), body=text[:1000])
+
+
+def _paths(source: Any) -> Iterator[AnyPath]:
+    if not isinstance(source, Mapping):
+        several = isinstance(source, Iterable) and not isinstance(source, (str, bytes)) and not hasattr(source, "open")
+        for item in source if several else ():
+            yield from _paths(item)
+        if not several:
+            yield source
+        return
+    paths = [file["path"] for file in (source.get("output"), source.get("error")) if isinstance(file, Mapping)]
+    if not paths:
+        raise PortkeyInputError(
+            message(
+                "No file of answers: pass the manifest of a PortkeyDownloadBatchOperator, or paths",
+                f"Neither output nor error names a file in {shorten(repr(source))}.",
+            )
+        )
+    yield from paths
+
+
+def _read(row: Mapping[str, Any]) -> Answer:
+    body, status, error = _envelope(row)
+    answer = _read_body(body)
+    error = error or _error(body.get("error") if isinstance(body, Mapping) else None)
+    if error is None and str(status).isdecimal() and int(status) >= 400:
+        error = AnswerError(str(status), "the provider gave no reason")
+    if error is None and not body:
+        error = AnswerError(EMPTY, "the row has neither an answer nor an error")
+    text = answer["text"] if error is None else None
+    return Answer(_custom_id(row), **(answer | {"text": text}), error=error, body=body)
+
+
+def _custom_id(row: Mapping[str, Any]) -> str | None:
+    labels = _get(row, "request", "labels")  # of Vertex's older rows
+    candidates = [row.get(name) for name in ("custom_id", "recordId", "requestId")]
+    candidates.append(labels.get("custom_id") if isinstance(labels, Mapping) else None)
+    return next((str(c) for c in candidates if isinstance(c, (str, int)) and str(c)), None)
+
+
+def _envelope(row: Mapping[str, Any]) -> tuple[Any, Any, AnswerError | None]:
+    """Return the provider's own answer, its HTTP status and its error, each ``None`` if there is none."""
+    if isinstance(row.get("result"), Mapping):  # Anthropic
+        result = row["result"]
+        error = _error(result.get("error"))
+        if error is None and result.get("type") not in ("succeeded", None):
+            error = AnswerError(str(result["type"]), f"the request {result['type']}")
+        return result.get("message"), None, error
+    if "modelOutput" in row or "recordId" in row:  # Bedrock
+        return row.get("modelOutput"), None, _error(row.get("error"))
+    error = _error(row.get("error")) or (_error(row) if "errorCode" in row else None)
+    response = row.get("response")
+    if isinstance(response, Mapping) and ("body" in response or "status_code" in response):  # OpenAI, Portkey
+        return response.get("body") or None, response.get("status_code"), error
+    return response or None, None, error or _error(row.get("status"))  # Vertex
+
+
+def _error(value: Any) -> AnswerError | None:
+    """Read an error of any shape; ``None`` if ``value`` is none."""
+    if isinstance(value, str):
+        decoded = None
+        if value.lstrip().startswith("{"):  # Vertex's status
+            try:
+                decoded = json.loads(value)
+            except (ValueError, RecursionError):
+                decoded = None
+        return _error(decoded) if isinstance(decoded, Mapping) else AnswerError("error", value) if value else None
+    if not isinstance(value, Mapping) or not value:
+        return None
+    if isinstance(value.get("error"), Mapping):  # Anthropic's, nested once more
+        return _error(value["error"])
+    code = next((value[name] for name in ("code", "errorCode", "type", "status") if value.get(name)), "error")
+    text = next((value[name] for name in ("message", "errorMessage") if isinstance(value.get(name), str)), None)
+    return AnswerError(str(code), text or json.dumps(value))
+
+
+def _read_body(body: Any) -> dict[str, Any]:
+    """Return text, finish reason, model and usage of a model's answer."""
+    text, reason = next((found for read in _TEXTS if (found := read(body)) is not None), (None, None))
+    return {
+        "text": text if isinstance(text, str) else None,
+        "finish_reason": reason if isinstance(reason, str) else None,
+        "model": next((m for name in ("model", "modelVersion") if isinstance(m := _get(body, name), str)), None),
+        "usage": Usage(*(_tokens(body, paths) for paths in _USAGE)),
+    }
+
+
+def _openai_chat(body: Any) -> tuple[Any, Any] | None:
+    if (choice := _get(body, "choices", 0)) is None:
+        return None
+    content = _get(choice, "message", "content")
+    text = _joined(content) if isinstance(content, list) else _get(choice, "text") if content is None else content
+    return text, _get(choice, "finish_reason") or _get(choice, "stop_reason")
+
+
+def _openai_responses(body: Any) -> tuple[Any, Any] | None:
+    items = _get(body, "output")
+    if not isinstance(items, list):
+        return None
+    parts = [part for item in items for part in _list(item, "content") if _get(part, "type") == "output_text"]
+    return _joined(parts), _get(body, "incomplete_details", "reason") or _get(body, "status")
+
+
+def _anthropic(body: Any) -> tuple[Any, Any] | None:
+    content = _get(body, "content")
+    return (_joined(content), _get(body, "stop_reason")) if isinstance(content, list) else None
+
+
+def _nova(body: Any) -> tuple[Any, Any] | None:
+    content = _get(body, "output", "message", "content")
+    return (_joined(content), _get(body, "stopReason")) if isinstance(content, list) else None
+
+
+def _vertex(body: Any) -> tuple[Any, Any] | None:
+    candidate = _get(body, "candidates", 0)
+    blocked = _get(body, "promptFeedback", "blockReason")
+    if candidate is None:
+        return None if blocked is None else (None, blocked)
+    parts = [part for part in _list(candidate, "content", "parts") if not _get(part, "thought")]
+    return _joined(parts), _get(candidate, "finishReason")
+
+
+def _flat(*paths: tuple[Any, ...], reason: tuple[Any, ...]) -> Any:
+    """Return a reader of a text that stands at one of ``paths``."""
+
+    def read(body: Any) -> tuple[Any, Any] | None:
+        text = next((found for path in paths if isinstance(found := _get(body, *path), str)), None)
+        return None if text is None else (text, _get(body, *reason))
+
+    return read
+
+
+_TEXTS = (
+    _openai_chat,
+    _openai_responses,
+    _anthropic,
+    _nova,
+    _vertex,
+    _flat(("generation",), reason=("stop_reason",)),  # Llama
+    _flat(("results", 0, "outputText"), reason=("results", 0, "completionReason")),  # Titan
+    _flat(("outputs", 0, "text"), reason=("outputs", 0, "stop_reason")),  # Mistral
+    _flat(("generations", 0, "text"), reason=("generations", 0, "finish_reason")),  # Cohere
+    _flat(("text",), reason=("finish_reason",)),  # Cohere
+)
+
+#: For each field of :class:`Usage`, where it may stand in an answer.
+_USAGE: tuple[tuple[tuple[Any, ...], ...], ...] = (
+    (
+        ("usage", "prompt_tokens"),
+        ("usage", "input_tokens"),
+        ("usage", "inputTokens"),
+        ("usageMetadata", "promptTokenCount"),
+        ("prompt_token_count",),
+        ("inputTextTokenCount",),
+    ),
+    (
+        ("usage", "completion_tokens"),
+        ("usage", "output_tokens"),
+        ("usage", "outputTokens"),
+        ("usageMetadata", "candidatesTokenCount"),
+        ("generation_token_count",),
+        ("results", 0, "tokenCount"),
+    ),
+    (
+        ("usage", "prompt_tokens_details", "cached_tokens"),
+        ("usage", "input_tokens_details", "cached_tokens"),
+        ("usage", "cache_read_input_tokens"),
+        ("usage", "cacheReadInputTokenCount"),
+        ("usageMetadata", "cachedContentTokenCount"),
+    ),
+    (
+        ("usage", "completion_tokens_details", "reasoning_tokens"),
+        ("usage", "output_tokens_details", "reasoning_tokens"),
+        ("usageMetadata", "thoughtsTokenCount"),
+    ),
+)
+
+
+def _tokens(body: Any, paths: tuple[tuple[Any, ...], ...]) -> int | None:
+    found = (_get(body, *path) for path in paths)
+    return next((n for n in found if isinstance(n, int) and not isinstance(n, bool)), None)
+
+
+def _joined(parts: Any) -> str | None:
+    """Return the text of all parts of an answer; ``None`` if none has any."""
+    texts = [text for part in parts if isinstance(text := part if isinstance(part, str) else _get(part, "text"), str)]
+    return "".join(texts) if texts else None
+
+
+def _list(value: Any, *path: Any) -> list[Any]:
+    """Return the list that stands at ``path``; an empty one if none does."""
+    found = _get(value, *path)
+    return found if isinstance(found, list) else []
+
+
+def _get(value: Any, *path: Any) -> Any:
+    """Return what stands at ``path`` of members and positions; ``None`` if nothing does."""
+    for step in path:
+        if isinstance(step, int):
+            value = value[step] if isinstance(value, list) and len(value) > step else None
+        else:
+            value = value.get(step) if isinstance(value, Mapping) else None
+    return value

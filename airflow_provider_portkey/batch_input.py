@@ -1,0 +1,131 @@
+"""
+The input of a batch: requests, checked before anything is sent, as a JSONL file.
+
+.. seealso:: https://portkey.ai/docs/product/ai-gateway/batches
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from airflow_provider_portkey.problems import Problems
+from airflow_provider_portkey.text import shorten
+
+#: OpenAI's limits for one batch; other providers have similar ones.
+MAX_REQUESTS = 50_000
+MAX_BYTES = 200_000_000
+
+# Sent as \uXXXX escapes: the open-source gateway damages a character that two network packets share.
+_NON_ASCII = re.compile(r"[^\x00-\x7f]")
+#: How many problems an error lists.
+_MAX_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class Requests:
+    """
+    What a file of requests holds.
+
+    :param sha256: of its content, in hexadecimal
+    """
+
+    count: int
+    bytes: int
+    sha256: str
+
+
+def write_requests(
+    source: Iterable[bytes | Mapping[str, Any]],
+    target: IO[bytes],
+    *,
+    endpoint: str,
+    max_requests: int = MAX_REQUESTS,
+    max_bytes: int = MAX_BYTES,
+    name: str | None = None,
+) -> Requests:
+    """
+    Check requests and write them as JSONL, in one pass that holds no more than each ``custom_id``.
+
+    :param source: lines of JSONL (empty ones are skipped), or dicts, for which ``method`` and ``url`` are filled in
+        where they are missing
+    :param target: the file to write
+    :param endpoint: the batch's endpoint, which each request's ``url`` must be
+    :param max_requests: how many requests it may hold
+    :param max_bytes: how many bytes it may have
+    :param name: the source's name, for messages
+    :raises PortkeyInputError: lists the first ten problems, each with its line
+    """
+    first_lines: dict[str, int] = {}
+    problems = Problems()
+    found = count = size = 0
+    digest = hashlib.sha256()
+    for number, item in enumerate(source, 1):
+        if isinstance(item, bytes):
+            item = item.removeprefix(b"\xef\xbb\xbf") if number == 1 else item
+            if not item.strip():
+                continue
+        count += 1
+        if count > max_requests:
+            problems.insert(0, f"more than {max_requests:,} requests: use several batches")
+            break
+        line, of_line = _check(item, number, endpoint, first_lines)
+        found += len(of_line)
+        problems += of_line[: _MAX_PROBLEMS - len(problems)]
+        size += len(line)
+        if size > max_bytes:
+            problems.insert(0, f"more than {max_bytes:,} bytes, reached at line {number}: use several batches")
+            break
+        digest.update(line)
+        target.write(line)
+    if not count:
+        problems.append("it contains no request")
+    if problems:
+        where = f"Input: {name}." if name else ""
+        raise problems.as_error("Invalid batch input", where, unlisted=max(0, found - _MAX_PROBLEMS))
+    return Requests(count, size, digest.hexdigest())
+
+
+def _check(
+    item: bytes | Mapping[str, Any], number: int, endpoint: str, first_lines: dict[str, int]
+) -> tuple[bytes, list[str]]:
+    """Return the line to write, and its problems."""
+    request: Any = item
+    try:
+        if isinstance(item, bytes):
+            line = item.strip()
+            text = line.decode()
+            request = json.loads(text, parse_constant=_reject_constant)
+            line = _NON_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text).encode()
+        elif isinstance(item, Mapping):
+            request = {"method": "POST", "url": endpoint, **item}
+            line = json.dumps(request, allow_nan=False).encode()
+        else:
+            line = b""
+    except UnicodeDecodeError as error:
+        return b"", [f"line {number}: not valid UTF-8 at byte {error.start}"]
+    except (TypeError, ValueError, RecursionError) as error:
+        return b"", [f"line {number}: not valid JSON ({shorten(str(error))})"]
+    if not isinstance(request, Mapping):
+        return b"", [f"line {number}: must be a JSON object, got {type(request).__name__}"]
+    problems = []
+    custom_id = request.get("custom_id")
+    if not isinstance(custom_id, str) or not custom_id:
+        problems.append(f"custom_id must be a string, got {shorten(repr(custom_id), 50)}")
+    elif (first := first_lines.setdefault(custom_id, number)) != number:
+        problems.append(f"custom_id {shorten(repr(custom_id), 80)} is a duplicate of line {first}")
+    if request.get("method") != "POST":
+        problems.append(f"method must be POST, got {shorten(repr(request.get('method')), 50)}")
+    if request.get("url") != endpoint:
+        problems.append(f"url must be the batch's endpoint {endpoint}, got {shorten(repr(request.get('url')), 80)}")
+    if not isinstance(request.get("body"), Mapping):
+        problems.append(f"body must be a JSON object, got {type(request.get('body')).__name__}")
+    return line + b"\n", [f"line {number}: {problem}" for problem in problems]
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not valid JSON")

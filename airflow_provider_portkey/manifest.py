@@ -1,0 +1,160 @@
+"""
+What was downloaded of a batch, and whether it is complete: rows, counted while they stream, and the manifest of them.
+
+Nothing is reported as fine that was not seen: what cannot be determined is ``None``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from airflow_provider_portkey.answers import EMPTY, MAX_ROW_BYTES, UNREADABLE, read_row
+from airflow_provider_portkey.batch import Batch
+from airflow_provider_portkey.text import sanitize_text
+
+Source = Literal["files", "output"]
+
+#: How many requests a manifest names.
+_MAX_NAMED = 100
+
+
+class FileStats:
+    """
+    What a JSONL file holds, counted while it streams.
+
+    :ivar bytes: its size
+    :ivar lines: how many rows it has: lines that are not empty
+    :ivar answered: how many of them are answers
+    :ivar failed: how many are errors, or cannot be read
+    :ivar unreadable: how many are neither an answer nor an error of a provider
+    :ivar anonymous: how many do not name their request
+    :ivar custom_ids: the requests that the others name
+    :ivar duplicates: those that more than one row names
+    """
+
+    def __init__(self) -> None:
+        self.bytes = self.lines = self.answered = self.failed = self.unreadable = self.anonymous = 0
+        self.custom_ids: set[str] = set()
+        self.duplicates: set[str] = set()
+        self._digest = hashlib.sha256()
+        self._row: list[bytes] = []
+        self._length = 0
+
+    @property
+    def sha256(self) -> str:
+        """Of the content so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def add(self, chunk: bytes) -> None:
+        """Count a piece of the file."""
+        self.bytes += len(chunk)
+        self._digest.update(chunk)
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            self._extend(chunk[start:end])
+            self.end_line()
+            start = end + 1
+        self._extend(chunk[start:])
+
+    def end_line(self) -> None:
+        """Count what came since the last line feed, as at the end of the file."""
+        row, self._row, self._length = b"".join(self._row), [], 0
+        if not row.strip():
+            return
+        self.lines += 1
+        answer = read_row(row)
+        if answer.error is None:
+            self.answered += 1
+        else:
+            self.failed += 1
+            self.unreadable += answer.error.code in (UNREADABLE, EMPTY)
+        if answer.custom_id is None:
+            self.anonymous += 1
+        else:
+            (self.duplicates if answer.custom_id in self.custom_ids else self.custom_ids).add(answer.custom_id)
+
+    def _extend(self, piece: bytes) -> None:
+        # Of a row that is too large to be parsed, enough is kept to tell that.
+        self._row.append(piece[: max(0, MAX_ROW_BYTES + 1 - self._length)])
+        self._length += len(piece)
+
+
+@dataclass(frozen=True)
+class Download:
+    """
+    A file that was downloaded.
+
+    :param file_id: the provider's file; ``None`` for the output that Portkey makes of a batch
+    :param path: where it is
+    :param stats: what it holds
+    """
+
+    file_id: str | None
+    path: str
+    stats: FileStats
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "file_id": self.file_id,
+            "path": self.path,
+            "bytes": self.stats.bytes,
+            "lines": self.stats.lines,
+            "sha256": self.stats.sha256,
+        }
+
+
+def manifest(
+    batch: Batch, source: Source, downloads: dict[str, Download | None], asked: set[str] | None
+) -> dict[str, Any]:
+    """
+    Return, as JSON types, what was downloaded of a batch and whether it is complete.
+
+    :param source: where it came from
+    :param downloads: what is in ``output`` and ``error``
+    :param asked: the ``custom_id`` of each request of the batch, ``None`` if they are not known
+    """
+    stats = [download.stats for download in downloads.values() if download]
+    found: set[str] = set().union(*(of_file.custom_ids for of_file in stats))
+    duplicates = _duplicates(stats)
+    anonymous = sum(of_file.anonymous for of_file in stats)
+    missing = None if asked is None else asked - found
+    unknown = anonymous + (0 if asked is None else len(found - asked))
+    total = batch.request_counts.total
+    counts_match: bool | None = None
+    if total is not None:
+        complete = not missing and not unknown and not duplicates
+        counts_match = complete and sum(of_file.lines for of_file in stats) == total
+    if asked is None and counts_match:
+        counts_match = None  # the rows may answer the requests of another batch
+    return {
+        "batch_id": batch.id,
+        "status": batch.status.value,
+        "source": source,
+        **{name: download and download.to_dict() for name, download in downloads.items()},
+        "request_counts": vars(batch.request_counts).copy(),
+        "counts_match": counts_match,
+        "answered": sum(of_file.answered for of_file in stats),
+        "failed": sum(of_file.failed for of_file in stats),
+        "unknown": unknown,
+        "missing": _named(missing),
+        "missing_count": None if missing is None else len(missing),
+        "duplicates": _named(duplicates),
+        "duplicate_count": len(duplicates),
+    }
+
+
+def _duplicates(stats: Iterable[FileStats]) -> set[str]:
+    seen: set[str] = set()
+    duplicates: set[str] = set()
+    for of_file in stats:
+        duplicates |= of_file.duplicates | (seen & of_file.custom_ids)
+        seen |= of_file.custom_ids
+    return duplicates
+
+
+def _named(ids: set[str] | None) -> Any:
+    return None if ids is None else sanitize_text(sorted(ids)[:_MAX_NAMED])
