@@ -1,0 +1,1 @@
+"""Each provider behind Portkey's real gateway: requests in, answers out."""

@@ -1,0 +1,101 @@
+"""The object stores behind the gateway: emulators of Amazon S3 and Google Cloud Storage, as one process on loopback."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import requests
+
+FOLDER = Path(__file__).resolve().parents[2] / ".cache" / "emulators"
+REQUIREMENTS = Path(__file__).with_name("emulators.txt")
+SCRIPT = Path(__file__).with_name("emulators.py")
+TIMEOUT = 30
+#: moto checks no signature, but refuses objects to who sends none.
+SIGNED = {
+    "Authorization": "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20260101/us-east-1/s3/aws4_request, "
+    "SignedHeaders=host, Signature=0"
+}
+
+
+def install(folder: Path = FOLDER) -> Path:
+    """Install the emulators into an environment of their own unless it is there, and return its Python."""
+    python, stamp, pins = folder / "bin" / "python", folder / "installed.txt", REQUIREMENTS.read_text()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Several processes of one test run may install them at once.
+        if not stamp.exists() or stamp.read_text() != pins:
+            shutil.rmtree(folder, ignore_errors=True)
+            venv.create(folder, with_pip=True)
+            pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+            subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True, timeout=600)
+            stamp.write_text(pins)
+    return python
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One bucket of a store."""
+
+    store: str
+    name: str
+    url: str
+
+    def write(self, key: str, content: bytes) -> None:
+        """Store an object. Both emulators keep it as binary/octet-stream or application/octet-stream."""
+        headers = SIGNED | {"Content-Type": "application/octet-stream"}
+        requests.put(self._url(key), content, headers=headers, timeout=TIMEOUT).raise_for_status()
+
+    def read(self, key: str) -> bytes | None:
+        """Return an object's content, ``None`` if it does not exist."""
+        response = requests.get(self._url(key), headers=SIGNED, timeout=TIMEOUT)
+        if response.status_code == 404:
+            return None
+        response.raise_for_status()
+        return response.content
+
+    def _url(self, key: str) -> str:
+        return f"{self.url}/{self.name}/{quote(key)}"
+
+
+class Storage:
+    """Both emulators, ready to serve within the ``with`` block."""
+
+    def __init__(self) -> None:
+        self.ports: dict[str, int] = {}
+
+    def __enter__(self) -> Storage:
+        self._process = subprocess.Popen([install(), SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self.__exit__()
+            raise RuntimeError(f"The emulators ended with {self._process.returncode}")
+        self.ports = json.loads(line)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:
+            self._process.terminate()
+
+    def bucket(self, store: str, name: str) -> Bucket:
+        """Return the bucket of that name in the store ``s3`` or ``gcs``, created if need be."""
+        url = f"http://127.0.0.1:{self.ports[store]}"
+        if store == "s3":
+            created = requests.put(f"{url}/{name}", headers=SIGNED, timeout=TIMEOUT)
+        else:
+            created = requests.post(f"{url}/storage/v1/b", json={"name": name}, timeout=TIMEOUT)
+        if created.status_code not in (200, 409):
+            created.raise_for_status()
+        return Bucket(store, name, url)
+
+
+if __name__ == "__main__":  # prepares the environment, which takes half a minute
+    print(install(), file=sys.stderr)

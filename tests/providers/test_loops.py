@@ -1,0 +1,128 @@
+"""The whole loop of each provider, through Portkey's real gateway: requests in, answers out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_portkey import exceptions
+from airflow_provider_portkey.answers import Answer, read_answers
+from airflow_provider_portkey.batch import Batch, BatchStatus
+from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.operators.batch import PortkeyDownloadBatchOperator
+from tests.providers.collect import Client, contents, error_codes
+from tests.providers.conftest import Clouds
+from tests.providers.job import Ending
+from tests.providers.prompts import prompts
+from tests.providers.provider import Provider
+from tests.support.airflow_run import Run, run_task
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+PROMPTS = prompts()
+#: In the middle, so that neither is the first or last of a chunk; a failed one in Chinese.
+FAILED, LOST = "request-104", "request-107"
+#: The providers that keep what an expired batch has; Cohere has no such status.
+EXPIRING = [
+    "openai",
+    "azure-openai",
+    "bedrock",
+    "vertex-ai",
+]
+
+
+@pytest.fixture
+def client(clouds: Clouds, provider: Provider) -> Client:
+    return Client(clouds.gateway, provider)
+
+
+def run_batch(client: Client, provider: Provider, **kwargs: Any) -> Run:
+    """Create the batch of all requests in a DAG, and wait for its end."""
+    source: dict[str, Any] = {"requests": provider.requests(PROMPTS)}
+    if provider.processes_files:
+        source = {"input_file_id": client.upload(source["requests"])}
+        client.wait_until_processed(source["input_file_id"])
+    fixed: dict[str, Any] = {"wait_for_completion": True, "poke_interval": 0.1, "timeout": 60}
+    task = source | fixed | {"endpoint": provider.endpoint, "extra_body": provider.extra_body} | kwargs
+    return run_task("PortkeyCreateBatchOperator", **task)
+
+
+def download(batch: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[Answer]]:
+    """Download a batch's answers, and read them."""
+    context: Any = {}
+    operator = PortkeyDownloadBatchOperator(task_id="download", batch_id=batch["id"], path=str(folder))
+    manifest = operator.execute(context)
+    return manifest, list(read_answers(manifest))
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferred"])
+def test_each_request_has_its_answer(provider: Provider, client: Client, deferrable: bool, tmp_path: Path) -> None:
+    run = run_batch(client, provider, deferrable=deferrable)
+
+    assert run.states == {"wait": "success"}
+    batch = run.xcoms["wait"]["return_value"]
+    assert batch["status"] == "completed"
+    manifest, answers = download(batch, tmp_path)
+    assert contents(answers) == provider.expected(PROMPTS)
+    assert len(answers) == len(PROMPTS) == 200
+    assert (manifest["answered"], manifest["failed"], manifest["unknown"]) == (200, 0, 0)
+    assert manifest["missing"] == ([] if provider.reads_input else None)
+
+
+def test_a_failed_and_a_lost_request_are_named_and_the_others_whole(
+    provider: Provider, client: Client, tmp_path: Path
+) -> None:
+    failed = frozenset([FAILED] if provider.reports_failures else [])
+    provider.ending = Ending(failed=failed, lost=frozenset([LOST]))
+
+    run = run_batch(client, provider)
+
+    assert run.states == {"wait": "success"}
+    manifest, answers = download(run.xcoms["wait"]["return_value"], tmp_path)
+    assert contents(answers) == provider.expected(PROMPTS)
+    assert error_codes(answers).keys() == failed
+    assert (manifest["answered"], manifest["failed"], manifest["unknown"]) == (199 - len(failed), len(failed), 0)
+    assert manifest["missing"] == ([LOST] if provider.reads_input else None)
+    assert not manifest["counts_match"]
+
+
+@pytest.mark.parametrize("provider", EXPIRING, indirect=True)
+def test_an_expired_batch_has_the_answers_of_its_first_half(provider: Provider, client: Client, tmp_path: Path) -> None:
+    provider.ending = Ending(expired=True)
+
+    run = run_batch(client, provider, allowed_statuses=["completed", "expired"])
+
+    assert run.states == {"wait": "success"}
+    batch = run.xcoms["wait"]["return_value"]
+    assert batch["status"] == "expired"
+    manifest, answers = download(batch, tmp_path)
+    assert contents(answers) == provider.expected(PROMPTS)
+    # The others are named by OpenAI and Azure alone.
+    names_others = provider.name in ("openai", "azure-openai")
+    assert error_codes(answers) == (dict.fromkeys(list(PROMPTS)[100:], "batch_expired") if names_others else {})
+    assert manifest["missing_count"] == (0 if names_others else 100)
+
+
+@pytest.mark.parametrize("provider", EXPIRING, indirect=True)
+def test_an_expired_batch_fails_the_task_unless_it_is_allowed(provider: Provider, client: Client) -> None:
+    provider.ending = Ending(expired=True)
+
+    run = run_batch(client, provider)
+
+    assert run.states == {"wait": "failed"}
+    assert [type(error) for error in run.errors] == [exceptions.PortkeyBatchExpiredError]
+    assert run.xcoms["wait"]["output_file_id"]
+
+
+def test_a_batch_can_be_cancelled(provider: Provider, client: Client) -> None:
+    provider.ending = Ending(polls=1_000)
+    file_id = client.upload(provider.requests(PROMPTS))
+    client.wait_until_processed(file_id)
+    batch_id = client.create(file_id)
+
+    batch = PortkeyHook().cancel_batch(batch_id)
+
+    assert batch.status in (BatchStatus.CANCELLING, BatchStatus.CANCELLED)
+    assert Batch.from_dict(client.wait(batch_id)).status is BatchStatus.CANCELLED
