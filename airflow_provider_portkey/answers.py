@@ -168,6 +168,7 @@ def _read(row: Mapping[str, Any]) -> Answer:
 def _custom_id(row: Mapping[str, Any]) -> str | None:
     labels = _get(row, "request", "labels")  # of Vertex's older rows
     candidates = [row.get(name) for name in ("custom_id", "recordId", "requestId")]
+    candidates.append(_get(row, "instance", "requestId"))  # of Vertex's embeddings
     candidates.append(labels.get("custom_id") if isinstance(labels, Mapping) else None)
     return next((str(c) for c in candidates if isinstance(c, (str, int)) and str(c)), None)
 
@@ -183,6 +184,12 @@ def _envelope(row: Mapping[str, Any]) -> tuple[Any, Any, AnswerError | None]:
     if "modelOutput" in row or "recordId" in row:  # Bedrock
         return row.get("modelOutput"), None, _error(row.get("error"))
     error = _error(row.get("error")) or (_error(row) if "errorCode" in row else None)
+    if "predictions" in row:  # Vertex's embeddings
+        return (
+            ({"predictions": row["predictions"]} if row["predictions"] else None),
+            None,
+            error or _error(row.get("status")),
+        )
     response = row.get("response")
     if isinstance(response, Mapping) and ("body" in response or "status_code" in response):  # OpenAI, Portkey
         return response.get("body") or None, response.get("status_code"), error

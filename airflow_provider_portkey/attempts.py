@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
 
-from airflow_provider_portkey.batch import Batch, is_object_url, is_same_id
+from airflow_provider_portkey.batch import Batch, is_same_id
 from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, PortkeyRefusedError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook, list_pages
 from airflow_provider_portkey.text import message
@@ -39,6 +41,8 @@ METADATA_KEY = "airflow_attempt_key"
 MAX_LISTED = 2_000
 
 _STORE_KEY = "portkey_batch"
+#: What :attr:`Attempts.file_name` looks like.
+_FILE_NAME = re.compile(r"airflow/[0-9a-f]{64}/")
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,6 @@ class Attempts:
     :param hook: the hook of the task's connection
     :param is_reusable: whether to re-attach to a batch
     :param log: the task's logger
-    :param uploads: whether the task uploads the batch's input, under :attr:`file_name`
     """
 
     def __init__(
@@ -74,7 +77,6 @@ class Attempts:
         hook: PortkeyHook,
         is_reusable: Callable[[Batch], bool],
         log: Log,
-        uploads: bool = False,
     ) -> None:
         ti = context["ti"]
         who = (ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
@@ -88,7 +90,6 @@ class Attempts:
         self._store: Any = context.get("task_state_store")
         self._hook = hook
         self._is_reusable = is_reusable
-        self._uploads = uploads
         self._log = log
         self._file_id: str | None = None
 
@@ -138,7 +139,7 @@ class Attempts:
                     elif not shows_metadata and not self._is_others(batch):
                         ambiguous = True
                 complete = page.is_last
-                count += len(page.batches)
+                count += max(1, len(page.batches))
                 if count >= MAX_LISTED:
                     break
         except PortkeyRefusedError as error:
@@ -157,7 +158,8 @@ class Attempts:
         """Whether a batch without metadata, which is not :meth:`_is_mine`, is certainly not this task's."""
         if not batch.input_file_id:
             return False
-        return self._file_id is not None or (self._uploads and is_object_url(batch.input_file_id))
+        # A name without a key proves nothing: with some configs the gateway does not use the names that are sent.
+        return self._file_id is not None or _FILE_NAME.search(unquote(batch.input_file_id)) is not None
 
     def record_intent(self, input_file_id: str | None) -> None:
         """Record that a batch is about to be created; ``input_file_id`` is the file that this attempt uploaded."""

@@ -21,7 +21,7 @@ MAX_REQUESTS = 50_000
 MAX_BYTES = 200_000_000
 
 # Sent as \uXXXX escapes: the open-source gateway damages a character that two network packets share.
-_NON_ASCII = re.compile(r"[^\x00-\x7f]")
+_NON_ASCII = re.compile(r"[^\x00-\x7f]+")
 #: How many problems an error lists.
 _MAX_PROBLEMS = 10
 

@@ -216,10 +216,10 @@ def upload_file(settings: Settings, filename: str) -> Request:
 
     :raises PortkeyInputError: if the connection gives all uploads one name
     """
-    if OBJECT_KEY_HEADER in dict(settings.headers):
+    if OBJECT_KEY_HEADER in dict(settings.headers) or _config_members(settings) & {"awss3objectkey", "filename"}:
         raise PortkeyInputError(
             message(
-                f"Remove {OBJECT_KEY_HEADER} from the headers of {settings.name}",
+                f"Remove {OBJECT_KEY_HEADER} from headers and config of {settings.name}",
                 "It gives each upload the same name, so that a batch would answer the requests of the one after it. "
                 f"Each upload gets a name of its own, in {FILE_NAME_HEADER}.",
                 NOTHING_SENT,
@@ -274,12 +274,13 @@ def retrieve_batch_output(settings: Settings, batch_id: str) -> Request:
 
     :raises PortkeyInputError: if ``batch_id`` is not valid, or the call would send a credential to another host
     """
-    if CUSTOM_HOST_HEADER in dict(settings.headers):
+    if CUSTOM_HOST_HEADER in dict(settings.headers) or "customhost" in _config_members(settings):
         raise PortkeyInputError(
             message(
                 f"No output of a batch with {CUSTOM_HOST_HEADER}: download its files instead",
-                "The gateway ignores that header for this call, and would send the provider's key to another host. "
-                f"{settings.name[0].upper()}{settings.name[1:]} has it among its headers.",
+                "The gateway ignores it for this call, and would send the provider's key to another host. "
+                f"It is in the headers or the config of {settings.name}. A config that is given by its id cannot be "
+                "checked.",
                 NOTHING_SENT,
             )
         )
@@ -320,6 +321,20 @@ def _path_segment(given: str, name: Literal["batch_id", "file_id"]) -> str:
     except ValueError as error:
         problem = str(error)
     raise PortkeyInputError(message(problem, NOTHING_SENT))
+
+
+def _config_members(settings: Settings) -> set[str]:
+    """Return the names of all members of a config that the connection has as JSON, in lower case and one word."""
+    names: set[str] = set()
+    left = [decode_json(dict(settings.headers).get("x-portkey-config", "").encode())]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            names |= {name.lower().replace("_", "") for name in value}
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return names
 
 
 def _check_metadata(metadata: Any) -> None:

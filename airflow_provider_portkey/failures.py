@@ -125,7 +125,8 @@ def error_from_response(response: Response, request: Request, settings: Settings
     status = response.status
     source = _source(response, body, settings)
     text = _text_of(response, body, settings).rstrip(".") or "empty body"
-    meaning = _meaning_of(_real_status(status, body), source.origin, text, settings)
+    real_status = _real_status(status, body)
+    meaning = _meaning_of(real_status, source.origin, text, settings)
     placeholders = {
         "who": source.name,
         "connection": settings.name,
@@ -140,11 +141,11 @@ def error_from_response(response: Response, request: Request, settings: Settings
         text = f"redirect {target}, not followed since it would send the API key to another address"
     return meaning.error(
         message(
-            f"{cause[0].upper()}{cause[1:]} (HTTP {status}): {remedy}",
+            f"{cause[0].upper()}{cause[1:]} (HTTP {real_status}): {remedy}",
             f"HTTP {status} from {source.name} {_while(request, settings)}: {text}.",
             advice,
         ),
-        status_code=status,
+        status_code=real_status,
         origin=source.origin,
         retry_after=parse_retry_after(response.headers, time.time()),
     )
@@ -275,6 +276,8 @@ def _source(response: Response, body: Any, settings: Settings) -> _Source:
         provider = response.headers.get("x-portkey-provider")
     if isinstance(provider, str) and provider:
         return _Source("provider", f"provider {shorten(settings.redact(provider), 20)!r}")
+    if any(error.get("type") == "provider_error" for error in _errors(body)):
+        return _Source("provider", "the provider")
     return _Source("gateway", "the proxy" if response.status == 407 else "the gateway")
 
 
@@ -282,12 +285,17 @@ def _real_status(status: int, body: Any) -> int:
     """Return the status that a failure has in fact: the gateway reports some permanent ones as HTTP 500."""
     if status != 500 or not isinstance(body, Mapping):
         return status
-    for error in (body, body.get("error")):
-        if isinstance(error, Mapping):
-            code = error.get("code")
-            if error.get("type") == "provider_error" and isinstance(code, int) and 400 <= code < 500:
-                return code
+    for error in _errors(body):
+        code = error.get("code")
+        if error.get("type") == "provider_error" and isinstance(code, int) and 400 <= code < 500:
+            return code
     return 400 if _PERMANENT.search(_error_message(body)) else status
+
+
+def _errors(body: Any) -> list[Mapping[str, Any]]:
+    """Return the objects of a body that may describe an error: itself, and its member ``error``."""
+    candidates = (body, body.get("error")) if isinstance(body, Mapping) else ()
+    return [candidate for candidate in candidates if isinstance(candidate, Mapping)]
 
 
 def _meaning_of(status: int, origin: Origin, text: str, settings: Settings) -> _Meaning:

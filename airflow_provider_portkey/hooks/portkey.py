@@ -15,6 +15,7 @@ from airflow_provider_portkey.batch import BatchStatus
 from airflow_provider_portkey.exceptions import (
     PortkeyApiError,
     PortkeyError,
+    PortkeyInputError,
     PortkeyOutcomeUnknownError,
     PortkeyRefusedError,
     PortkeyTransientError,
@@ -25,12 +26,15 @@ from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE
 from airflow_provider_portkey.hooks.connection import ConnectionHook
 from airflow_provider_portkey.http import Request, Response
 from airflow_provider_portkey.manifest import Download, FileStats
+from airflow_provider_portkey.problems import NOTHING_SENT
 from airflow_provider_portkey.retry import tenacity_policy
 from airflow_provider_portkey.settings import Settings
+from airflow_provider_portkey.text import message
 from airflow_provider_portkey.transport import aio, sync
 
 if TYPE_CHECKING:
     import requests
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     from airflow_provider_portkey.batch import Batch
     from airflow_provider_portkey.files import AnyPath
@@ -195,8 +199,11 @@ class PortkeyHook(ConnectionHook):
         :raises OSError: if the file cannot be read
         """
         source = storage_path(path)
-        # Bedrock and OpenAI reject other extensions.
-        filename = source.name if source.name.endswith(".jsonl") else f"{source.name}.jsonl"
+        filename = source.name
+        if purpose == "batch" and not filename.endswith(".jsonl"):
+            filename += ".jsonl"  # Bedrock and OpenAI reject other extensions
+        if name is not None and not (name.isascii() and name.isprintable() and name.strip()):
+            raise PortkeyInputError(message(f"name must be printable ASCII, got {name!r}", NOTHING_SENT))
         object_name = name or f"airflow/{uuid.uuid4()}/{re.sub('[^A-Za-z0-9._-]', '_', filename)}"
 
         def send(session: requests.Session, request: Request, settings: Settings) -> str:
@@ -283,7 +290,7 @@ class PortkeyHook(ConnectionHook):
                     stats.end_line()
                     if stats.bytes == len(head) or head.startswith(calls.WRAPPED_TEXT):
                         calls.check_file_content(sync.as_response(response, head), request, settings)
-                    if needs_rows and stats.lines == stats.unreadable:
+                    if needs_rows and not stats.custom_ids and stats.lines == stats.unreadable:
                         raise no_rows(sync.as_response(response, head), request, settings)
             return stats
 
@@ -401,6 +408,12 @@ class PortkeyHook(ConnectionHook):
             await held.enter_async_context(aio.shared_session(settings))
         held, self._held, self._held_for = self._held, held, settings
         await held.aclose()
+
+
+def download_rows(hook: PortkeyHook, file_id: str, path: ObjectStoragePath) -> Download:
+    """Do what :meth:`PortkeyHook.download_file` does, for a file that must have answers. For this package alone."""
+    build = partial(calls.retrieve_file_content, file_id=file_id)
+    return Download(file_id, str(path), hook._receive(build, partial(atomic_write, path), needs_rows=True))
 
 
 def list_pages(hook: PortkeyHook) -> Iterator[calls.Page]:

@@ -273,7 +273,6 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
             [content, fields],
             hook=self.hook,
             is_reusable=self._is_reusable,
-            uploads=path is not None,
             log=self.log,
         )
         if self.durable and (recovered := attempts.recover(self.on_unknown)):

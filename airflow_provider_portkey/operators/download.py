@@ -13,11 +13,12 @@ from airflow_provider_portkey.exceptions import (
     PortkeyApiError,
     PortkeyBatchNotReadyError,
     PortkeyError,
+    PortkeyInputError,
     PortkeyRefusedError,
     PortkeyTransientError,
 )
 from airflow_provider_portkey.files import storage_path
-from airflow_provider_portkey.hooks.portkey import PortkeyHook, read_file_stats
+from airflow_provider_portkey.hooks.portkey import PortkeyHook, download_rows, read_file_stats
 from airflow_provider_portkey.manifest import Download, Source, manifest
 from airflow_provider_portkey.task import PortkeyTask, bad_end
 from airflow_provider_portkey.text import message
@@ -115,35 +116,48 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
 
     def _download_answers(self, batch: Batch, path: ObjectStoragePath) -> tuple[Source, Download | None]:
         """Download the answers from where this batch has them."""
-        file_id = None if self.source == "output" else output_file(batch)
-        if file_id is not None:
-            try:
-                download = self.hook.download_file(file_id, path)
-            except PortkeyApiError as error:
-                # Cohere names a data set, which is no file of Portkey's. Bedrock's file may be elsewhere.
-                no_such_file = error.status_code == 404 or file_id != batch.output_file_id
-                if self.source != "auto" or not no_such_file:
-                    raise
-                self.log.info("No file %s, using the batch's output instead. %s", file_id, error)
-                try:
-                    return "output", self._log_download(self.hook.download_output(batch, path))
-                except PortkeyError as failure:
-                    self.log.info("The batch's output cannot be had either. %s", failure)
+        file_id = output_file(batch)
+        if batch.status is BatchStatus.FAILED and (file_id is None or file_id != batch.output_file_id):
+            return "files", None  # Bedrock and Vertex name a folder from the start, whatever becomes of the batch
+        if file_id is None or self.source == "output":
+            return self._download_output(batch, path)
+        has_answers = batch.status is BatchStatus.COMPLETED and batch.request_counts.completed != 0
+        try:
+            if has_answers:
+                return "files", self._log_download(download_rows(self.hook, file_id, path))
+            return "files", self._log_download(self.hook.download_file(file_id, path))
+        except PortkeyApiError as error:
+            # Cohere names a data set, which is no file of Portkey's. Bedrock's file may be elsewhere.
+            if self.source != "auto" or not (error.status_code in (400, 404) or "NoSuchKey" in str(error)):
                 raise
-            if not download.stats.lines and batch.request_counts.completed != 0 and _ended_well(batch):
-                raise PortkeyTransientError(
-                    message(
-                        "Empty output file: usually not ready yet, retry later",
-                        f"{batch}, but its output file {file_id} has no row.",
-                    )
-                )
-            return "files", self._log_download(download)
-        # All requests of a batch may have failed: then it has a file of errors alone.
-        only_errors = batch.request_counts.completed == 0 and batch.error_file_id is not None
-        expected = batch.output_file_id is not None or (_ended_well(batch) and not only_errors)
-        if self.source == "output" or (self.source == "auto" and expected):
+            self.log.warning("No file %s, using the batch's output instead. %s", file_id, error)
+            try:
+                return "output", self._log_download(self.hook.download_output(batch, path))
+            except PortkeyTransientError:
+                raise
+            except PortkeyError as failure:
+                self.log.info("The batch's output cannot be had either. %s", failure)
+            raise
+
+    def _download_output(self, batch: Batch, path: ObjectStoragePath) -> tuple[Source, Download | None]:
+        """Download the answers of a batch without a file, if it can have any."""
+        if self.source == "output":
             return "output", self._log_download(self.hook.download_output(batch, path))
-        return "files", None
+        error_file_id, completed = batch.error_file_id, batch.request_counts.completed
+        # All requests of a batch may have failed: then it has a file of errors alone.
+        only_errors = not completed and error_file_id is not None and not is_folder(error_file_id)
+        expected = batch.output_file_id is not None or (batch.status is BatchStatus.COMPLETED and not only_errors)
+        if self.source == "files" or not expected:
+            return "files", None
+        try:
+            return "output", self._log_download(self.hook.download_output(batch, path))
+        except (PortkeyRefusedError, PortkeyInputError) as error:
+            refused = isinstance(error, PortkeyRefusedError) and error.status_code not in (400, 404)
+            if refused or batch.output_file_id is not None:
+                raise
+            # OpenAI and LiteLLM may report a batch as completed a moment before they name its output file.
+            text = "Batch completed without an output file, which may follow: retry later"
+            raise PortkeyTransientError(message(text, f"{batch}.", str(error))) from error
 
     def _download_errors(
         self, batch: Batch, source: Source, output: Download | None, path: ObjectStoragePath
@@ -158,7 +172,8 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
             return self._log_download(self.hook.download_file(file_id, path))
         except PortkeyRefusedError as error:
             # Some providers always name one. Where rows are missing in fact, the manifest says so.
-            if error.status_code != 404 or (batch.request_counts.failed and not output):
+            missing = error.status_code == 404 and error.origin != "gateway"
+            if not missing or (batch.request_counts.failed and not output):
                 raise
             self.log.warning("Error file %s does not exist. %s", file_id, error)
             return None
@@ -173,7 +188,9 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     def _asked(self, batch: Batch) -> set[str] | None:
         """Return the ids of the batch's requests, ``None`` if its input cannot be read."""
         reason: object = "the batch does not name its input file"
-        if batch.input_file_id:
+        if batch.id.startswith("pk_batch_"):
+            reason = "guardrails of Portkey's own batches may have changed the input file"
+        elif batch.input_file_id:
             try:
                 stats = read_file_stats(self.hook, batch.input_file_id)
             except PortkeyApiError as error:
@@ -195,7 +212,3 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
         if manifest["unknown"]:
             self.log.warning("%d rows name no request of this batch.", manifest["unknown"])
         return manifest
-
-
-def _ended_well(batch: Batch) -> bool:
-    return batch.status is BatchStatus.COMPLETED

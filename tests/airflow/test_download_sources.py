@@ -13,6 +13,7 @@ from airflow_provider_portkey.operators.batch import PortkeyDownloadBatchOperato
 from tests.server.batches import input_line, output_line
 from tests.server.standin import Answer, StandIn, batch_body
 from tests.support.backoff import set_max_backoff
+from tests.support.connections import set_connection
 
 pytestmark = pytest.mark.usefixtures("connection")
 
@@ -119,6 +120,77 @@ def test_a_batch_of_failed_requests_alone_has_only_an_error_file(standin: StandI
 
     assert (manifest["output"], manifest["error"]["lines"], manifest["failed"]) == (None, 2, 2)
     assert manifest["counts_match"] is True
+
+
+@pytest.mark.parametrize(
+    "counts", [None, {"total": 2, "completed": None, "failed": 2}], ids=["no counts", "half of them"]
+)
+def test_an_error_file_alone_needs_no_counts(counts: Any, standin: StandIn, tmp_path: Path) -> None:
+    end_batch(standin, error_file_id="file-err", request_counts=counts)
+    standin.files["file-err"] = output_line("a", 400) + output_line("b", 400)
+
+    assert download(tmp_path)["failed"] == 2
+    assert "/v1/batches/batch_1/output" not in paths(standin)
+
+
+def test_an_output_that_is_down_for_a_while_is_not_a_file_that_is_gone(standin: StandIn, tmp_path: Path) -> None:
+    end_batch(standin, output_file_id="dataset-1")
+    serve_output(standin, *[Answer(502, "Bad Gateway")] * 3)
+
+    with pytest.raises(exceptions.PortkeyTransientError, match="HTTP 502"):
+        download(tmp_path)
+
+
+def test_a_file_that_is_down_for_a_while_is_not_replaced_by_the_output(standin: StandIn, tmp_path: Path) -> None:
+    end_batch(standin, output_file_id="s3://bucket/")
+    standin.fail("GET", "/v1/files/.*", *[Answer(503, "down")] * 3)
+    serve_output(standin, Answer(body=ROWS))
+
+    with pytest.raises(exceptions.PortkeyTransientError, match="HTTP 503"):
+        download(tmp_path)
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-portkey-custom-host": "https://llm.example.com/v1"}], ids=["", "own host"])
+def test_an_output_file_that_is_not_named_yet_may_be_retried(
+    headers: dict[str, str], standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = {"virtual_key": standin.virtual_key, "headers": headers}
+    set_connection(monkeypatch, host=standin.url, password=standin.api_key, extra=extra)
+    end_batch(standin)
+
+    with pytest.raises(exceptions.PortkeyTransientError, match=r"^Batch completed without an output file"):
+        download(tmp_path)
+
+
+@pytest.mark.parametrize("output_file_id", [None, "s3://bucket/", "gs://bucket/prefix"])
+@pytest.mark.parametrize("source", ["auto", "output"])
+def test_a_failed_batch_is_reported_with_its_own_errors(
+    source: str, output_file_id: str | None, standin: StandIn, tmp_path: Path
+) -> None:
+    errors = {"data": [{"code": "invalid", "message": "Line 1 is not valid JSON."}]}
+    end_batch(standin, "failed", output_file_id=output_file_id, request_counts=None, errors=errors)
+
+    with pytest.raises(exceptions.PortkeyBatchFailedError, match=r"Line 1 is not valid JSON\."):
+        download(tmp_path, source=source)
+
+
+def test_an_empty_output_file_leaves_the_one_of_a_previous_run(standin: StandIn, tmp_path: Path) -> None:
+    (tmp_path / "output.jsonl").write_bytes(ROWS)
+    end_batch(standin, output_file_id="file-out")
+    standin.files["file-out"] = b""
+
+    with pytest.raises(exceptions.PortkeyTransientError, match="without a row of answers"):
+        download(tmp_path)
+    assert (tmp_path / "output.jsonl").read_bytes() == ROWS
+
+
+def test_the_input_of_a_managed_batch_may_have_changed(standin: StandIn, tmp_path: Path) -> None:
+    end_batch(standin, batch_id="pk_batch_1", output_file_id="file-out")
+    standin.files["file-out"] = ROWS
+
+    manifest = download(tmp_path, "pk_batch_1")
+
+    assert (manifest["missing"], manifest["counts_match"]) == (None, None)
 
 
 def test_the_output_can_be_asked_for_with_the_error_file_beside_it(standin: StandIn, tmp_path: Path) -> None:

@@ -76,8 +76,19 @@ def test_the_first_byte_may_take_longer_than_the_connection_s_timeout(world: Cal
     assert len(world.standin.requests) == 1
 
 
-def test_a_provider_at_a_host_of_its_own_has_no_output_since_the_key_would_go_elsewhere(world: CallWorld) -> None:
-    world.set_connection(headers={"x-portkey-custom-host": "https://llm.example.com/v1"})
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"headers": {"x-portkey-custom-host": "https://llm.example.com/v1"}},
+        {"config": {"provider": "openai", "custom_host": "https://llm.example.com/v1"}},
+        {"config": {"targets": [{"provider": "openai", "customHost": "https://llm.example.com/v1"}]}},
+    ],
+    ids=["header", "config", "target of a config"],
+)
+def test_a_provider_at_a_host_of_its_own_has_no_output_since_the_key_would_go_elsewhere(
+    extra: dict[str, Any], world: CallWorld
+) -> None:
+    world.set_connection(**extra)
 
     with pytest.raises(PortkeyInputError, match=r"^No output of a batch with x-portkey-custom-host"):
         world.hook.download_output("batch_1", world.target)

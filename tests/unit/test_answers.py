@@ -174,6 +174,11 @@ ROWS = {
         model="gemini",
         usage=Usage(5, 6, 1, 2),
     ),
+    "Vertex embeddings": Row({"instance": {"content": "x", "requestId": "id-1"}, "predictions": [[0.1]], "status": ""}),
+    "Vertex embeddings, failed": Row(
+        {"instance": {"requestId": "id-1"}, "predictions": [], "status": "Bad Request"},
+        error=AnswerError("error", "Bad Request"),
+    ),
     "Vertex, blocked": Row(vertex({"promptFeedback": {"blockReason": "SAFETY"}}), finish_reason="SAFETY"),
     "Vertex, failed with a JSON status": Row(
         vertex({}, '{"error": {"code": 400, "message": "Bad."}}'), error=AnswerError("400", "Bad.")
