@@ -119,6 +119,8 @@ class Batch:
     :param created_at: and the other times: Unix seconds
     :param errors: why the batch as a whole failed
     :param metadata: the pairs that were given when the batch was created
+    :param model: the model that processes it
+    :param usage: how many tokens its answers used, under the provider's names: ``input_tokens``, ``output_tokens``, ...
     """
 
     id: str
@@ -141,6 +143,8 @@ class Batch:
     request_counts: RequestCounts = RequestCounts()
     errors: tuple[BatchError, ...] = ()
     metadata: Mapping[str, Any] | None = None
+    model: str | None = None
+    usage: Mapping[str, Any] | None = None
 
     @property
     def status_is_known(self) -> bool:
@@ -190,6 +194,8 @@ class Batch:
             ),
             errors=tuple(_errors(answer.get("errors"))),
             metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
+            model=_text(answer.get("model")),
+            usage=_usage(answer.get("usage")),
             **times,
         )
 
@@ -215,6 +221,7 @@ class Batch:
             else None
         )
         answer["metadata"] = None if self.metadata is None else dict(self.metadata)
+        answer["usage"] = _usage(self.usage)
         return answer
 
     def to_xcoms(self) -> dict[str, Any]:
@@ -301,6 +308,19 @@ def _time(value: Any) -> int | None:
     while number and number > _MILLISECONDS_ABOVE:
         number //= 1000  # more than once for microseconds
     return number or None
+
+
+def _usage(value: Any) -> dict[str, Any] | None:
+    """Keep counts of tokens, and groups of them such as ``input_tokens_details``."""
+    if not isinstance(value, Mapping):
+        return None
+    counts = {
+        str(name): {str(part): _int(of_part) for part, of_part in count.items()}
+        if isinstance(count, Mapping)
+        else _int(count)
+        for name, count in value.items()
+    }
+    return counts or None
 
 
 def _errors(value: Any) -> Iterator[BatchError]:

@@ -27,6 +27,11 @@ ROUTE_HEADERS = ("x-portkey-virtual-key", "x-portkey-provider", "x-portkey-confi
 _KEY_HEADERS = frozenset({"authorization", "x-portkey-api-key"})
 # Portkey and its messages use these values openly: masking "openai" everywhere would hide too much.
 _PUBLIC_HEADERS = frozenset({"accept", "user-agent", "x-portkey-provider"})
+# Names of headers with credentials: each provider behind Portkey has its own.
+_CREDENTIAL_NAME = re.compile(r"auth|cookie|secret|passw|credential|config$|(^|[-_])(key|token)$")
+_NO_CREDENTIALS = frozenset({"x-portkey-aws-s3-object-key"})
+# What credentials begin with: HTTP's schemes, keys of Portkey, OpenAI, Anthropic, AWS and Google, and JSON web tokens.
+_CREDENTIAL_VALUE = re.compile(r"(bearer|basic) |(sk|pk)-|a[ks]ia[0-9a-z]{12}|aiza|ya29\.|eyj[\w-]+\.", re.IGNORECASE)
 # Shorter secrets are not masked: they would blank out everyday words.
 _MIN_SECRET_LENGTH = 5
 
@@ -84,6 +89,10 @@ class Settings:
                 text = text.replace(secret, "***")
         return text
 
+    def with_headers(self, headers: Mapping[str, str]) -> Settings:
+        """Return these settings with a task's headers, which replace the connection's of the same names."""
+        return replace(self, headers=tuple({**dict(self.headers), **headers}.items())) if headers else self
+
     @classmethod
     def from_connection(
         cls,
@@ -121,6 +130,38 @@ class Settings:
             raise problems.as_error(subject)
         settings = cls(conn_id, base_url, headers, **values)
         return replace(settings, connect_timeout=min(settings.connect_timeout, settings.timeout))
+
+
+def task_headers(value: Any, *, rendered: bool = True) -> dict[str, str]:
+    """
+    Return the headers of a task, with names in lower case.
+
+    A deferred task stores them in Airflow's database, and Airflow shows them in its UI: no credential may be in them.
+
+    :param value: as the task's author wrote them
+    :param rendered: whether the values are final; otherwise they may be templates, or a reference to an XCom
+    :raises PortkeyInputError: lists all that is invalid
+    """
+    problems = Problems()
+    for name, text in value.items() if isinstance(value, Mapping) else ():
+        if is_credential_header(str(name)) or looks_like_credential(str(text)):
+            problems.append(
+                f"headers must not contain {shorten(repr(name), 40)}: put credentials into headers of the connection"
+            )
+    headers = problems.collect(_read_headers, "headers", value) if rendered and value is not None else None
+    if problems:
+        raise problems.as_error("Invalid headers")
+    return headers or {}
+
+
+def is_credential_header(name: str) -> bool:
+    """Whether a header of this name carries a credential, or may carry one."""
+    return bool(_CREDENTIAL_NAME.search(name.lower())) and name.lower() not in _NO_CREDENTIALS
+
+
+def looks_like_credential(value: str) -> bool:
+    """Whether a header's value looks like a credential, whatever its name."""
+    return bool(_CREDENTIAL_VALUE.match(value.strip()))
 
 
 def _config_secrets(config: Any, name: str = "") -> Iterator[str]:
@@ -182,7 +223,7 @@ def _base_url(host: str | None, port: int | None, schema: str | None) -> str:
 def _headers(password: str | None, extra: Mapping[str, Any], host: str | None) -> tuple[tuple[str, str], ...]:
     problems = Problems()
     headers = {"accept": "application/json", "user-agent": f"airflow-provider-portkey/{__version__}"}
-    extra_headers = problems.collect(_extra_headers, extra.get("headers", {})) or {}
+    extra_headers = problems.collect(_read_headers, "extra: headers", extra.get("headers", {})) or {}
     for name, (source, value) in _field_headers(password, extra, problems).items():
         if name in extra_headers:
             problems.append(f"extra: headers has {name!r}, which {source} sets too: keep one of them")
@@ -227,21 +268,21 @@ def _field_headers(
     return headers
 
 
-def _extra_headers(value: Any) -> dict[str, str]:
+def _read_headers(field_name: str, value: Any) -> dict[str, str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except ValueError:
             value = None
     if not isinstance(value, Mapping):
-        raise ValueError('extra: headers must be a JSON object such as {"x-portkey-trace-id": "nightly"}')
+        raise ValueError(f'{field_name} must be a JSON object such as {{"x-portkey-trace-id": "nightly"}}')
     problems = Problems()
     headers = {}
     for name, content in value.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", str(name)):
-            problems.append(f"extra: headers has {shorten(repr(name))}, which is not a valid header name")
+            problems.append(f"{field_name} has {shorten(repr(name))}, which is not a valid header name")
         elif not isinstance(content, (str, int, float)) or not _is_header_value(str(content).strip()):
-            problems.append(f"extra: the value of {name!r} in headers is not a valid header value")
+            problems.append(f"{field_name}: the value of {name!r} is not a valid header value")
         else:
             headers[str(name).lower()] = str(content).strip()
     problems.raise_any()

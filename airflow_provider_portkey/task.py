@@ -24,6 +24,7 @@ from airflow_provider_portkey.exceptions import (
     PortkeyTransientError,
 )
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.settings import task_headers
 from airflow_provider_portkey.text import duration, message
 from airflow_provider_portkey.verdict import Outcome, Policy, judge
 from airflow_provider_portkey.wait import Progress, Schedule, as_seconds
@@ -54,12 +55,20 @@ def bad_end(batch: Batch, text: str) -> PortkeyBatchEndedError:
 class PortkeyTask(_Base):
     """Mixed into an operator that has a connection."""
 
-    portkey_conn_id: str
+    def _init_connection(self, portkey_conn_id: str, headers: Mapping[str, str] | None) -> None:
+        """
+        Set what the hook needs as attributes.
+
+        :raises PortkeyInputError: if a header has a credential, so that no DAG with one is stored
+        """
+        self.portkey_conn_id = portkey_conn_id
+        self.headers = headers
+        task_headers(headers, rendered=False)
 
     @cached_property
     def hook(self) -> PortkeyHook:
         """The hook for the task's connection."""
-        return PortkeyHook(self.portkey_conn_id)
+        return PortkeyHook(self.portkey_conn_id, self.headers)
 
 
 class BatchTask(PortkeyTask):

@@ -20,6 +20,7 @@ import asyncio
 import copy
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -31,7 +32,7 @@ from airflow_provider_portkey.exceptions import (
     PortkeyInputError,
     PortkeyTransientError,
 )
-from airflow_provider_portkey.settings import Settings
+from airflow_provider_portkey.settings import Settings, task_headers
 from airflow_provider_portkey.text import message, shorten
 from airflow_provider_portkey.transport.environment import ca_changed_at
 
@@ -49,11 +50,14 @@ class ConnectionHook(BaseHook):
     Reads an Airflow connection of type ``portkey``, masks its secrets, and notices when it has changed.
 
     :param portkey_conn_id: the id of the Airflow connection
+    :param headers: headers to send in addition to the connection's, or instead of those of the same names
+    :raises PortkeyInputError: if ``headers`` are invalid, or have a credential
     """
 
-    def __init__(self, portkey_conn_id: str) -> None:
+    def __init__(self, portkey_conn_id: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.portkey_conn_id = portkey_conn_id
+        self._headers = task_headers(headers)
         #: Whether Airflow may be asked for the connection once it is known. Not in a signal handler: on Airflow 3 the
         #: code that the signal interrupted may be asking it something, and holds its lock.
         self.may_look_up = True
@@ -69,10 +73,12 @@ class ConnectionHook(BaseHook):
         :param fallback: what to use if Airflow does not find it
         """
         try:
-            self._settings = self._read(self.get_connection(self.portkey_conn_id))
-            return self._settings
+            settings = self._read(self.get_connection(self.portkey_conn_id))
         except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
             failure = _lookup_error(self.portkey_conn_id, error)
+        else:
+            self._settings = settings.with_headers(self._headers)
+            return self._settings
         if fallback is not None and not isinstance(failure, PortkeyInputError):
             return fallback
         raise failure  # Outside the handler: the original error may quote a secret, and would be its context in there.
@@ -104,8 +110,8 @@ class ConnectionHook(BaseHook):
                     origin="network",
                 )
         if lookup.settings is not None and lookup.read_at >= not_before:
-            self._settings = lookup.settings
-            return lookup.settings
+            self._settings = lookup.settings.with_headers(self._headers)
+            return self._settings
         if fallback is not None and not isinstance(failure, PortkeyInputError):
             return fallback
         assert failure is not None

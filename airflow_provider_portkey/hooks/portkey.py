@@ -59,6 +59,8 @@ class PortkeyHook(ConnectionHook):
     .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
 
     :param portkey_conn_id: the id of the Airflow connection
+    :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
+        region, model, ... They may not hold credentials, which belong on the connection
     """
 
     conn_name_attr = "portkey_conn_id"
@@ -66,8 +68,8 @@ class PortkeyHook(ConnectionHook):
     conn_type = "portkey"
     hook_name = "Portkey"
 
-    def __init__(self, portkey_conn_id: str = default_conn_name) -> None:
-        super().__init__(portkey_conn_id)
+    def __init__(self, portkey_conn_id: str = default_conn_name, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(portkey_conn_id, headers)
         # After a failed call the connection is read again, if Airflow returns it: its host may have moved.
         self._read_again = False
         self._entered = 0

@@ -50,8 +50,9 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
     later), a pair in the batch's metadata, and at Bedrock and Vertex the name of the uploaded file identify it. Where
     none of them does, ``on_unknown`` decides.
 
-    ``requests``, ``input_path``, ``input_file_id``, ``endpoint``, ``completion_window``, ``metadata``, ``extra_body``
-    and ``portkey_conn_id`` are templated. What it raises is listed in :mod:`airflow_provider_portkey.exceptions`.
+    ``requests``, ``input_path``, ``input_file_id``, ``endpoint``, ``completion_window``, ``metadata``, ``extra_body``,
+    ``portkey_conn_id`` and ``headers`` are templated. What it raises is listed in
+    :mod:`airflow_provider_portkey.exceptions`.
 
     .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/create-batch
 
@@ -64,6 +65,8 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
     :param metadata: up to 15 pairs of strings for the batch to keep
     :param extra_body: what else the provider needs: ``model``, ``role_arn``, ``portkey_options``, ...
     :param portkey_conn_id: the id of the Airflow connection
+    :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
+        region, model, ... They may not hold credentials, which belong on the connection
     :param durable: re-attach to the batch of a previous attempt; otherwise each attempt creates one
     :param on_unknown: what to do if it cannot be determined whether a previous attempt created a batch: ``"create"``
         another one, or ``"fail"``
@@ -96,6 +99,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         "metadata",
         "extra_body",
         "portkey_conn_id",
+        "headers",
     )
     template_fields_renderers = {"requests": "json", "metadata": "json", "extra_body": "json"}
 
@@ -110,6 +114,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         metadata: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         portkey_conn_id: str = PortkeyHook.default_conn_name,
+        headers: Mapping[str, str] | None = None,
         durable: bool = True,
         on_unknown: OnUnknown = "create",
         max_requests: int = batch_input.MAX_REQUESTS,
@@ -134,7 +139,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         self.completion_window = completion_window
         self.metadata = metadata
         self.extra_body = extra_body
-        self.portkey_conn_id = portkey_conn_id
+        self._init_connection(portkey_conn_id, headers)
         self.durable = durable
         self.on_unknown = on_unknown
         self.max_requests = max_requests

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -56,7 +56,7 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
 
     What is missing, duplicate, unknown or unreadable is also logged as a warning.
 
-    ``batch_id``, ``path`` and ``portkey_conn_id`` are templated. What it raises is listed in
+    ``batch_id``, ``path``, ``portkey_conn_id`` and ``headers`` are templated. What it raises is listed in
     :mod:`airflow_provider_portkey.exceptions`, and ``OSError`` if a file cannot be written.
 
     .. seealso:: https://portkey.ai/docs/product/ai-gateway/batches
@@ -66,9 +66,11 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     :param source: where to take the answers from: the provider's ``"files"``, exact to the byte; the ``"output"`` that
         Portkey makes of them, the only way for some providers; or ``"auto"``: files where the batch has them
     :param portkey_conn_id: the id of the Airflow connection
+    :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
+        region, model, ... They may not hold credentials, which belong on the connection
     """
 
-    template_fields: Sequence[str] = ("batch_id", "path", "portkey_conn_id")
+    template_fields: Sequence[str] = ("batch_id", "path", "portkey_conn_id", "headers")
 
     def __init__(
         self,
@@ -77,13 +79,14 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
         path: AnyPath,
         source: DownloadSource = "auto",
         portkey_conn_id: str = PortkeyHook.default_conn_name,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batch_id = batch_id
         self.path = path
         self.source = source
-        self.portkey_conn_id = portkey_conn_id
+        self._init_connection(portkey_conn_id, headers)
         if source not in get_args(DownloadSource):
             raise ValueError(f"source must be one of {', '.join(get_args(DownloadSource))}; got {source!r}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,15 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
     and ``error_file_id`` to XCom, also before a bad end raises. If the batch is in flight, it raises an error that
     Airflow may retry, unless ``wait_for_completion`` is set.
 
-    ``batch_id`` and ``portkey_conn_id`` are templated. What it raises is listed in
+    ``batch_id``, ``portkey_conn_id`` and ``headers`` are templated. What it raises is listed in
     :mod:`airflow_provider_portkey.exceptions`.
 
     .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
 
     :param batch_id: the batch's id, plain or percent-encoded
     :param portkey_conn_id: the id of the Airflow connection
+    :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
+        region, model, ... They may not hold credentials, which belong on the connection
     :param wait_for_completion: wait until the batch has ended
     :param deferrable: wait in the triggerer, without a worker slot; default: ``[operators] default_deferrable``
     :param end_from_trigger: when deferred, let a good end finish the task in the triggerer, without a worker slot. A
@@ -45,13 +47,14 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
         ``"never"``, when ``"all"`` of them did, or when ``"any"`` did
     """
 
-    template_fields: Sequence[str] = ("batch_id", "portkey_conn_id")
+    template_fields: Sequence[str] = ("batch_id", "portkey_conn_id", "headers")
 
     def __init__(
         self,
         *,
         batch_id: str,
         portkey_conn_id: str = PortkeyHook.default_conn_name,
+        headers: Mapping[str, str] | None = None,
         wait_for_completion: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         end_from_trigger: bool = False,
@@ -63,7 +66,7 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.batch_id = batch_id
-        self.portkey_conn_id = portkey_conn_id
+        self._init_connection(portkey_conn_id, headers)
         self.wait_for_completion = wait_for_completion
         self._init_wait(locals())
 

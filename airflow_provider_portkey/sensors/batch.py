@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +36,15 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
     Portkey's documentation, and pushes ``output_file_id`` and ``error_file_id`` to XCom, also before a bad end raises:
     the partial results of an expired batch are paid for. An outage does not end the wait; only ``timeout`` does.
 
-    ``batch_id`` and ``portkey_conn_id`` are templated. What it raises is listed in
+    ``batch_id``, ``portkey_conn_id`` and ``headers`` are templated. What it raises is listed in
     :mod:`airflow_provider_portkey.exceptions`.
 
     .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
 
     :param batch_id: the batch's id, plain or percent-encoded
     :param portkey_conn_id: the id of the Airflow connection
+    :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
+        region, model, ... They may not hold credentials, which belong on the connection
     :param deferrable: wait in the triggerer, without a worker slot; default: ``[operators] default_deferrable``
     :param end_from_trigger: when deferred, let a good end finish the task in the triggerer, without a worker slot. A
         task with more to do (outlets, a success callback, ...) ends on a worker all the same
@@ -54,13 +56,14 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
         ``exponential_backoff``, ``max_wait``, ``soft_fail`` and ``never_fail`` apply in every mode
     """
 
-    template_fields: Sequence[str] = ("batch_id", "portkey_conn_id")
+    template_fields: Sequence[str] = ("batch_id", "portkey_conn_id", "headers")
 
     def __init__(
         self,
         *,
         batch_id: str,
         portkey_conn_id: str = PortkeyHook.default_conn_name,
+        headers: Mapping[str, str] | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         end_from_trigger: bool = False,
         allowed_statuses: Iterable[str] = ("completed",),
@@ -69,7 +72,7 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.batch_id = batch_id
-        self.portkey_conn_id = portkey_conn_id
+        self._init_connection(portkey_conn_id, headers)
         self._init_wait(locals())
 
     def poke(self, context: Context) -> PokeReturnValue:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from airflow_provider_portkey.batch import Batch
 from airflow_provider_portkey.events import DeadlineReached, WaitResult, to_event
 from airflow_provider_portkey.exceptions import PortkeyConnectionNotFoundError, PortkeyError, PortkeyTransientError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.settings import task_headers
 from airflow_provider_portkey.verdict import FailOnRequestErrors, Outcome, Policy, judge
 from airflow_provider_portkey.wait import Progress, Schedule, as_seconds
 
@@ -37,6 +38,8 @@ class PortkeyBatchTrigger(BaseTrigger):
 
     :param batch_id: the batch's id, plain or percent-encoded
     :param portkey_conn_id: the id of the Airflow connection
+    :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
+        region, model, ... They may not hold credentials, which belong on the connection
     :param poke_interval: seconds or timedelta between two polls; up to a tenth less, so that waits spread
     :param started_at: when the wait began, in Unix seconds; default: now
     :param deadline: when it ends, in Unix seconds, also on another triggerer; default: never
@@ -56,6 +59,7 @@ class PortkeyBatchTrigger(BaseTrigger):
 
     batch_id: str
     portkey_conn_id: str = PortkeyHook.default_conn_name
+    headers: Mapping[str, str] | None = None
     poke_interval: timedelta | float = 60
     started_at: float | None = None
     deadline: float | None = None
@@ -69,6 +73,7 @@ class PortkeyBatchTrigger(BaseTrigger):
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.headers = task_headers(self.headers) or None
         self.started_at = time.time() if self.started_at is None else self.started_at
         self.poke_interval = as_seconds("poke_interval", self.poke_interval)
         self.max_wait = None if self.max_wait is None else as_seconds("max_wait", self.max_wait)
@@ -101,7 +106,7 @@ class PortkeyBatchTrigger(BaseTrigger):
         if not self.cancel_from_trigger:
             return
         try:
-            await PortkeyHook(self.portkey_conn_id).acancel_batch(self.batch_id)
+            await PortkeyHook(self.portkey_conn_id, self.headers).acancel_batch(self.batch_id)
         except PortkeyError as error:  # Airflow would log only that there was one
             self.log.warning("Could not cancel batch %s after its task was killed: %s", self.batch_id, error)
         else:
@@ -160,7 +165,7 @@ class PortkeyBatchTrigger(BaseTrigger):
         if delay is not None:
             least = FIRST_POLL_DELAY if delay > 2 * FIRST_POLL_DELAY else 0.0
             await asyncio.sleep(least + (delay - least) * random.random())
-        async with PortkeyHook(self.portkey_conn_id) as hook:
+        async with PortkeyHook(self.portkey_conn_id, self.headers) as hook:
             while True:
                 try:
                     batch = await hook.aget_batch(self.batch_id, retry_within=schedule.left)

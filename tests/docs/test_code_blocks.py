@@ -15,7 +15,7 @@ import pytest
 
 from airflow_provider_portkey.batch import Batch
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
-from airflow_provider_portkey.settings import Settings
+from airflow_provider_portkey.settings import Settings, task_headers
 from tests.conftest import DAGS, REPO
 from tests.server.standin import StandIn
 from tests.support.airflow_run import load_dag, run_dag
@@ -176,3 +176,9 @@ def test_create_then_wait(standin: StandIn) -> None:
     assert result.states == {"create": "success", "wait": "success"}
     [batch] = standin.batches
     assert result.xcoms["wait"]["return_value"]["id"] == batch.id
+
+
+def test_task_headers() -> None:
+    create = run("task_headers.py")["create"]
+    assert task_headers(create.headers) == create.headers
+    assert create.extra_body["model"] == create.headers["x-portkey-provider-model"]

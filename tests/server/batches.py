@@ -81,7 +81,18 @@ def batch_body(batch_id: str, status: str = "in_progress", **fields: object) -> 
         "cancelled_at": moment("cancelled"),
         "request_counts": counts,
         "metadata": None,
+        "model": "gpt-4o-mini-2024-07-18",
+        "usage": _USAGE if any(files) else None,
     } | fields
+
+
+_USAGE = {
+    "input_tokens": 1_200,
+    "input_tokens_details": {"cached_tokens": 1_024},
+    "output_tokens": 400,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 1_600,
+}
 
 
 @dataclass(frozen=True)

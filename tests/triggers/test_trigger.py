@@ -33,6 +33,7 @@ def test_every_argument_reaches_the_triggerer() -> None:
     trigger = PortkeyBatchTrigger(
         batch_id="batch_1",
         portkey_conn_id="other",
+        headers={"x-portkey-provider-model": "m"},
         poke_interval=2.5,
         started_at=1.5,
         deadline=99.5,
@@ -54,6 +55,7 @@ def test_arguments_other_than_batch_id_have_defaults() -> None:
     assert kwargs == {
         "batch_id": "batch_1",
         "portkey_conn_id": "portkey_default",
+        "headers": None,
         "poke_interval": 60.0,
         "deadline": None,
         "exponential_backoff": False,

@@ -103,6 +103,24 @@ class TestFields:
     def test_errors_are_read_in_any_shape(self, value: Any, errors: list[BatchError]) -> None:
         assert batch(errors=value).errors == tuple(errors)
 
+    @pytest.mark.parametrize(
+        ("value", "usage"),
+        [
+            ({"input_tokens": 3, "total_tokens": "4"}, {"input_tokens": 3, "total_tokens": 4}),
+            (
+                {"input_tokens_details": {"cached_tokens": 2}, "note": "x"},
+                {"input_tokens_details": {"cached_tokens": 2}, "note": None},
+            ),
+            ({}, None),
+            ([1], None),
+            (None, None),
+        ],
+    )
+    def test_model_and_usage_are_read(self, value: Any, usage: Any) -> None:
+        read = batch(model=" gpt-4o ", usage=value)
+        assert (read.model, read.usage) == ("gpt-4o", usage)
+        assert through_json(read) == read
+
     @pytest.mark.parametrize(("body", "words"), NOT_BATCHES.values(), ids=NOT_BATCHES)
     def test_a_value_that_is_not_a_batch_raises_with_what_it_is(self, body: Any, words: str) -> None:
         with pytest.raises(ValueError, match=words):
@@ -122,6 +140,8 @@ class TestToDict:
             "request_counts": {"total": None, "completed": None, "failed": None},
             "errors": {"object": "list", "data": [{"code": None, "message": "m", "param": None, "line": None}]},
             "metadata": {"team": "a"},
+            "model": None,
+            "usage": None,
         }
         assert type(body["status"]) is str
 

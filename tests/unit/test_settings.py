@@ -72,7 +72,7 @@ PROBLEMS: list[tuple[str | None, Any, list[str]]] = [
     (
         API_KEY,
         VIRTUAL_KEY | {"headers": {"a b": "c", "x-d": [], "x-e": "\n"}},
-        ["'a b', which is not a valid header name", "'x-d' in headers is not a valid", "'x-e'"],
+        ["'a b', which is not a valid header name", "the value of 'x-d' is not a valid", "'x-e'"],
     ),
     (
         API_KEY,
