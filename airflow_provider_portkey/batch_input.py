@@ -19,6 +19,9 @@ from airflow_provider_portkey.text import shorten
 #: OpenAI's limits for one batch; other providers have similar ones.
 MAX_REQUESTS = 50_000
 MAX_BYTES = 200_000_000
+#: Anthropic's, for requests in the body of the call.
+MAX_INLINE_REQUESTS = 100_000
+MAX_INLINE_BYTES = 256_000_000
 
 # Sent as \uXXXX escapes: the open-source gateway damages a character that two network packets share.
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
@@ -31,12 +34,13 @@ class Requests:
     """
     What a file of requests holds.
 
-    :param sha256: of its content, in hexadecimal
+    :param bytes: the size of what was written
+    :param digest: of what the requests ask for, in hexadecimal: the same for equal requests, however they are written
     """
 
     count: int
     bytes: int
-    sha256: str
+    digest: str
 
 
 def write_requests(
@@ -47,6 +51,7 @@ def write_requests(
     max_requests: int = MAX_REQUESTS,
     max_bytes: int = MAX_BYTES,
     name: str | None = None,
+    inline: bool = False,
 ) -> Requests:
     """
     Check requests and write them as JSONL, in one pass that holds no more than each ``custom_id``.
@@ -58,6 +63,7 @@ def write_requests(
     :param max_requests: how many requests it may hold
     :param max_bytes: how many bytes it may have
     :param name: the source's name, for messages
+    :param inline: write them as the elements of Anthropic's list of requests instead
     :raises PortkeyInputError: lists the first ten problems, each with its line
     """
     first_lines: dict[str, int] = {}
@@ -73,14 +79,17 @@ def write_requests(
         if count > max_requests:
             problems.insert(0, f"more than {max_requests:,} requests: use several batches")
             break
-        line, of_line = _check(item, number, endpoint, first_lines)
+        line, request, of_line = _check(item, number, endpoint, first_lines, inline)
         found += len(of_line)
         problems += of_line[: _MAX_PROBLEMS - len(problems)]
+        if inline:
+            params = {"custom_id": request.get("custom_id"), "params": request.get("body")}
+            line = b",\n" * (count > 1) + json.dumps(params).encode()
         size += len(line)
         if size > max_bytes:
             problems.insert(0, f"more than {max_bytes:,} bytes, reached at line {number}: use several batches")
             break
-        digest.update(line)
+        digest.update(_canonical(request))
         target.write(line)
     if not count:
         problems.append("it contains no request")
@@ -90,16 +99,44 @@ def write_requests(
     return Requests(count, size, digest.hexdigest())
 
 
+def write_inline_body(
+    source: Iterable[bytes | Mapping[str, Any]], target: IO[bytes], *, extra_body: Mapping[str, Any], **limits: Any
+) -> Requests:
+    """
+    Write the body of a call that creates a batch of requests without a file, as Anthropic takes it.
+
+    :param extra_body: further members of the body
+    :param limits: the other parameters of :func:`write_requests`
+    :raises PortkeyInputError: as that does
+    """
+    target.write(b'{"requests": [\n')
+    requests = write_requests(source, target, inline=True, **limits)
+    members = "".join(f", {json.dumps(name)}: {json.dumps(value)}" for name, value in extra_body.items())
+    target.write(f"\n]{members}}}".encode())
+    return requests
+
+
+def _canonical(request: Mapping[str, Any]) -> bytes:
+    """Return JSON that is the same for equal requests."""
+    try:
+        text = json.dumps(request, sort_keys=True, separators=(",", ":"))
+    except TypeError:  # names of different types cannot be sorted before they are strings
+        text = json.dumps(json.loads(json.dumps(request)), sort_keys=True, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
 def _check(
-    item: bytes | Mapping[str, Any], number: int, endpoint: str, first_lines: dict[str, int]
-) -> tuple[bytes, list[str]]:
-    """Return the line to write, and its problems."""
+    item: bytes | Mapping[str, Any], number: int, endpoint: str, first_lines: dict[str, int], inline: bool
+) -> tuple[bytes, Mapping[str, Any], list[str]]:
+    """Return the line to write, the request in it, and its problems."""
     request: Any = item
     try:
         if isinstance(item, bytes):
             line = item.strip()
             text = line.decode()
             request = json.loads(text, parse_constant=_reject_constant)
+            if inline and isinstance(request, Mapping):  # neither is sent
+                request = {"method": "POST", "url": endpoint, **request}
             line = _NON_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text).encode()
         elif isinstance(item, Mapping):
             request = {"method": "POST", "url": endpoint, **item}
@@ -107,11 +144,11 @@ def _check(
         else:
             line = b""
     except UnicodeDecodeError as error:
-        return b"", [f"line {number}: not valid UTF-8 at byte {error.start}"]
+        return b"", {}, [f"line {number}: not valid UTF-8 at byte {error.start}"]
     except (TypeError, ValueError, RecursionError) as error:
-        return b"", [f"line {number}: not valid JSON ({shorten(str(error))})"]
+        return b"", {}, [f"line {number}: not valid JSON ({shorten(str(error))})"]
     if not isinstance(request, Mapping):
-        return b"", [f"line {number}: must be a JSON object, got {type(request).__name__}"]
+        return b"", {}, [f"line {number}: must be a JSON object, got {type(request).__name__}"]
     problems = []
     custom_id = request.get("custom_id")
     if not isinstance(custom_id, str) or not custom_id:
@@ -124,7 +161,7 @@ def _check(
         problems.append(f"url must be the batch's endpoint {endpoint}, got {shorten(repr(request.get('url')), 80)}")
     if not isinstance(request.get("body"), Mapping):
         problems.append(f"body must be a JSON object, got {type(request.get('body')).__name__}")
-    return line + b"\n", [f"line {number}: {problem}" for problem in problems]
+    return line + b"\n", request, [f"line {number}: {problem}" for problem in problems]
 
 
 def _reject_constant(name: str) -> None:

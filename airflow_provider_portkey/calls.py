@@ -38,6 +38,9 @@ OBJECT_KEY_HEADER = "x-portkey-aws-s3-object-key"
 #: The header that names the host of a provider that is not at its usual address.
 CUSTOM_HOST_HEADER = "x-portkey-custom-host"
 
+#: A member of a batch's body that is its input, so that it has no file: Azure's.
+OWN_INPUT = "input_blob"
+
 #: Portkey may convert the whole output of a Vertex batch before its first byte: seconds that this may take.
 SLOW_OUTPUT = 300.0
 
@@ -88,18 +91,20 @@ def read_batch(response: Response, request: Request, settings: Settings, batch_i
 
 def create_batch(settings: Settings, **fields: Any) -> Request:
     """Return the call that creates a batch, with the body of :func:`batch_body`. Sent twice, it is paid twice."""
-    return Request(
-        "POST",
-        f"{settings.base_url}/batches",
-        f"creating a batch from file {shorten(str(fields['input_file_id']))!r}",
-        body=batch_body(**fields),
-        repeatable=False,
-    )
+    body = batch_body(**fields)
+    file_id = fields["input_file_id"]
+    source = OWN_INPUT if file_id is None else f"file {shorten(file_id)!r}"
+    return replace(create_inline_batch(settings), subject=f"creating a batch from {source}", body=body)
+
+
+def create_inline_batch(settings: Settings) -> Request:
+    """Return the call that creates a batch of the requests in its body, which the sender adds."""
+    return Request("POST", f"{settings.base_url}/batches", "creating a batch of inline requests", repeatable=False)
 
 
 def batch_body(
     *,
-    input_file_id: str,
+    input_file_id: str | None,
     endpoint: str,
     completion_window: str,
     metadata: Mapping[str, str] | None = None,
@@ -108,10 +113,17 @@ def batch_body(
     """
     Return the JSON that describes a batch to be created.
 
+    :param input_file_id: ``None`` if ``extra_body`` names an input of another kind (:data:`OWN_INPUT`)
     :raises PortkeyInputError: lists all that is invalid
     """
     problems = Problems()
-    if input_file_id is None or str(input_file_id).strip() in ("", "None"):
+    extra = {} if extra_body is None else extra_body
+    has_own_input = isinstance(extra, Mapping) and OWN_INPUT in extra
+    if has_own_input and input_file_id is not None:
+        problems.append(f"extra_body has {OWN_INPUT!r}, which is an input as input_file_id is: keep one of them")
+    elif has_own_input:
+        pass
+    elif input_file_id is None or str(input_file_id).strip() in ("", "None"):
         problems.append(f"input_file_id is {input_file_id!r}: the upstream task pushed no value to XCom")
     elif not isinstance(input_file_id, str):
         problems.append(f"input_file_id must be a string, got {type(input_file_id).__name__}")
@@ -121,12 +133,11 @@ def batch_body(
         problems.append(f"completion_window must be a string such as 24h, got {shorten(repr(completion_window))}")
     problems.collect(_check_metadata, metadata)
     fields: dict[str, Any] = {
-        "input_file_id": str(input_file_id).strip(),
+        "input_file_id": None if input_file_id is None else str(input_file_id).strip(),
         "endpoint": endpoint,
         "completion_window": completion_window,
         "metadata": metadata,
     }
-    extra = {} if extra_body is None else extra_body
     body = ""
     if not isinstance(extra, Mapping):
         problems.append(f"extra_body must be a dict, got {type(extra).__name__}")
@@ -210,6 +221,63 @@ def read_page(response: Response, request: Request, settings: Settings) -> Page:
     return read_response(response, request, settings, read)
 
 
+@dataclass(frozen=True)
+class File:
+    """
+    A file, as far as its provider describes it.
+
+    :param status: the provider's own word, in lower case; ``None`` if it returned none
+    :param reason: why the file cannot be used, in the provider's words; may be empty
+    """
+
+    id: str
+    status: str | None
+    reason: str
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether no batch can ever read the file."""
+        return self.status in ("error", "failed", "deleting", "deleted")
+
+    @property
+    def wait(self) -> float:
+        """
+        How many seconds a batch may have to wait for the file, in all, since its upload.
+
+        Azure and Cohere process a file before a batch can read it, and reject the batch until then. After the longest
+        of these waits the batch is created all the same: the provider decides.
+        """
+        if self.status in ("pending", "processing", "validating", "running", "queued"):
+            return 600.0
+        # Cohere says "uploaded" while it validates; others never say more than that.
+        return 60.0 if self.status in ("uploaded", None) else 0.0
+
+
+def retrieve_file(settings: Settings, file_id: str) -> Request:
+    """
+    Return the call that retrieves what a provider knows of a file.
+
+    :raises PortkeyInputError: if ``file_id`` is not valid
+    """
+    path = f"{settings.base_url}/files/{_path_segment(file_id, 'file_id')}"
+    return Request("GET", path, f"retrieving file {shorten(file_id)!r}", "file_id")
+
+
+def read_file(response: Response, request: Request, settings: Settings) -> File:
+    """Read the response to :func:`upload_file` or :func:`retrieve_file`."""
+
+    def read(answer: Any) -> File:
+        file_id = answer.get("id") if isinstance(answer, Mapping) else None
+        if not isinstance(file_id, str) or not file_id.strip():
+            raise ValueError("expected a JSON object with an 'id'")
+        status, reason = answer.get("status"), answer.get("status_details")
+        text = reason if isinstance(reason, str) else json.dumps(reason) if reason else ""
+        status = status.strip().lower() or None if isinstance(status, str) else None
+        return File(file_id.strip(), status, settings.redact(shorten(text)))
+
+    return read_response(response, request, settings, read)
+
+
 def upload_file(settings: Settings, filename: str) -> Request:
     """
     Return the call that uploads a file; the sender adds its content. A second upload costs nothing.
@@ -226,18 +294,6 @@ def upload_file(settings: Settings, filename: str) -> Request:
             )
         )
     return Request("POST", f"{settings.base_url}/files", f"uploading file {shorten(filename)!r}")
-
-
-def read_file_id(response: Response, request: Request, settings: Settings) -> str:
-    """Read the response to :func:`upload_file`."""
-
-    def read(answer: Any) -> str:
-        file_id = answer.get("id") if isinstance(answer, Mapping) else None
-        if not isinstance(file_id, str) or not file_id.strip():
-            raise ValueError("expected a JSON object with an 'id'")
-        return file_id.strip()
-
-    return read_response(response, request, settings, read)
 
 
 def retrieve_file_content(settings: Settings, file_id: str) -> Request:

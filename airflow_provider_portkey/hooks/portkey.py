@@ -6,9 +6,10 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import timedelta
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 from airflow_provider_portkey import calls
 from airflow_provider_portkey.batch import BatchStatus
@@ -16,35 +17,31 @@ from airflow_provider_portkey.exceptions import (
     PortkeyApiError,
     PortkeyError,
     PortkeyInputError,
-    PortkeyOutcomeUnknownError,
-    PortkeyRefusedError,
     PortkeyTransientError,
 )
-from airflow_provider_portkey.failures import as_outcome_unknown, error_from_response, no_rows
+from airflow_provider_portkey.failures import error_from_response, no_rows
 from airflow_provider_portkey.files import ProgressLogger, atomic_write, storage_path
 from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE
-from airflow_provider_portkey.hooks.connection import ConnectionHook
-from airflow_provider_portkey.http import Request, Response
+from airflow_provider_portkey.hooks.calling import BuildRequest, CallingHook
+from airflow_provider_portkey.http import Request
 from airflow_provider_portkey.manifest import Download, FileStats
 from airflow_provider_portkey.problems import NOTHING_SENT
-from airflow_provider_portkey.retry import tenacity_policy
 from airflow_provider_portkey.settings import Settings
 from airflow_provider_portkey.text import message
-from airflow_provider_portkey.transport import aio, sync
+from airflow_provider_portkey.transport import sync
+from airflow_provider_portkey.wait import as_seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import requests
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     from airflow_provider_portkey.batch import Batch
     from airflow_provider_portkey.files import AnyPath
 
-T = TypeVar("T")
-BuildRequest: TypeAlias = Callable[[Settings], Request]
-ReadResponse: TypeAlias = Callable[[Response, Request, Settings], T]
 
-
-class PortkeyHook(ConnectionHook):
+class PortkeyHook(CallingHook):
     """
     Calls Portkey's batch API with the credentials of an Airflow connection of type ``portkey``.
 
@@ -70,11 +67,6 @@ class PortkeyHook(ConnectionHook):
 
     def __init__(self, portkey_conn_id: str = default_conn_name, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(portkey_conn_id, headers)
-        # After a failed call the connection is read again, if Airflow returns it: its host may have moved.
-        self._read_again = False
-        self._entered = 0
-        self._held = AsyncExitStack()
-        self._held_for: Settings | None = None
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -106,7 +98,7 @@ class PortkeyHook(ConnectionHook):
 
     def create_batch(
         self,
-        input_file_id: str,
+        input_file_id: str | None,
         endpoint: str,
         *,
         completion_window: str = "24h",
@@ -118,7 +110,8 @@ class PortkeyHook(ConnectionHook):
 
         .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/create-batch
 
-        :param input_file_id: the file of requests, as :meth:`upload_file` returns it
+        :param input_file_id: the file of requests, as :meth:`upload_file` returns it; ``None`` if ``extra_body`` has
+            ``input_blob``
         :param endpoint: the API endpoint that each request calls, such as ``/v1/chat/completions``
         :param completion_window: time in which the provider processes the batch, such as ``24h``
         :param metadata: up to 16 pairs of strings for the batch to keep, if its provider does
@@ -187,7 +180,14 @@ class PortkeyHook(ConnectionHook):
         """Request the cancellation of a batch without blocking the event loop. See :meth:`cancel_batch`."""
         await self._acall(partial(calls.cancel_batch, batch_id=batch_id), calls.read_accepted)
 
-    def upload_file(self, path: AnyPath, *, purpose: str = "batch", name: str | None = None) -> str:
+    def upload_file(
+        self,
+        path: AnyPath,
+        *,
+        purpose: str = "batch",
+        name: str | None = None,
+        expires_after: timedelta | float | None = None,
+    ) -> str:
         """
         Upload a file, streamed from local disk or from any object storage that Airflow supports.
 
@@ -197,24 +197,35 @@ class PortkeyHook(ConnectionHook):
         :param purpose: the file's purpose, in Portkey's words
         :param name: the name of the object that Bedrock or Vertex stores, folders included; default: a new one. Two
             uploads of one name overwrite each other
-        :return: the file's id
+        :param expires_after: seconds or timedelta after which the provider deletes the file, if it can (OpenAI, Azure);
+            default: the provider's own
+        :return: the file's id. Azure and Cohere process a file before a batch can read it
         :raises OSError: if the file cannot be read
         """
+        return self._upload(path, purpose, name, expires_after).id
+
+    def _upload(
+        self, path: AnyPath, purpose: str, name: str | None, expires_after: timedelta | float | None
+    ) -> calls.File:
         source = storage_path(path)
         filename = source.name
         if purpose == "batch" and not filename.endswith(".jsonl"):
             filename += ".jsonl"  # Bedrock and OpenAI reject other extensions
         if name is not None and not (name.isascii() and name.isprintable() and name.strip()):
             raise PortkeyInputError(message(f"name must be printable ASCII, got {name!r}", NOTHING_SENT))
+        fields = {"purpose": purpose}
+        if expires_after is not None:
+            seconds = as_seconds("expires_after", expires_after)
+            fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": f"{seconds:.0f}"}
         object_name = name or f"airflow/{uuid.uuid4()}/{re.sub('[^A-Za-z0-9._-]', '_', filename)}"
 
-        def send(session: requests.Session, request: Request, settings: Settings) -> str:
+        def send(session: requests.Session, request: Request, settings: Settings) -> calls.File:
             from requests_toolbelt import MultipartEncoder
 
             with source.open("rb") as file:  # type: ignore[no-untyped-call]
                 size = source.stat().st_size
                 part = sync.FilePart(file, size, ProgressLogger(self.log, f"Uploading {source.name}", size))
-                form = MultipartEncoder({"purpose": purpose, "file": (filename, part, "application/jsonl")})
+                form = MultipartEncoder(fields | {"file": (filename, part, "application/jsonl")})
                 headers = {"Content-Type": form.content_type, calls.FILE_NAME_HEADER: object_name}
                 try:
                     response = sync.send(session, request, settings, form, headers)
@@ -223,7 +234,7 @@ class PortkeyHook(ConnectionHook):
                         raise
             if part.failure is not None:
                 raise part.failure
-            return calls.read_file_id(response, request, settings)
+            return calls.read_file(response, request, settings)
 
         return self._call(partial(calls.upload_file, filename=filename), send)
 
@@ -329,87 +340,29 @@ class PortkeyHook(ConnectionHook):
             return False, str(error)
         return True, f"{settings.base_url} accepts the key and the provider, and lists batches."
 
-    async def __aenter__(self) -> PortkeyHook:
-        self._entered += 1
-        return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._entered -= 1
-        if not self._entered:
-            await self._hold_session(None)
+def create_inline_batch(hook: PortkeyHook, body: Path) -> Batch:
+    """Do what :meth:`PortkeyHook.create_batch` does, with the whole body of the call. For this package alone."""
 
-    def _call(self, build: BuildRequest, send: sync.Send[T], retry_within: float | None = None) -> T:
-        """Send a request with the connection's settings; after a refusal, once more if these have changed."""
-        settings = self._settings
-        if settings is None or (self._read_again and self.may_look_up):
-            known = settings
-            settings = self._read_connection(fallback=known)
-            # Airflow may not have returned it: then the known settings stay, and the next call asks again.
-            self._read_again = settings is known
-        try:
-            return self._call_with(settings, build, send, retry_within)
-        except (PortkeyTransientError, PortkeyOutcomeUnknownError):
-            self._read_again = True
-            raise
-        except PortkeyRefusedError:
-            # Settings that were read for this very call may be old by now: its attempts may have outlasted an outage.
-            known = settings
-            if not self.may_look_up or (settings := self._read_connection()) == known:
-                raise
-            self._read_again = False
-        return self._call_with(settings, build, send, retry_within)
+    def send(session: requests.Session, request: Request, settings: Settings) -> Batch:
+        with body.open("rb") as file:
+            response = sync.send(session, request, settings, file, {"Content-Type": "application/json"})
+        return calls.read_created_batch(response, request, settings)
 
-    def _call_with(self, settings: Settings, build: BuildRequest, send: sync.Send[T], retry_within: float | None) -> T:
-        from tenacity import Retrying
+    return hook._call(calls.create_inline_batch, send)
 
-        request = build(settings)
-        with sync.open_session(settings) as session:
-            for attempt in Retrying(**tenacity_policy(retry_within, self.log)):
-                with attempt:
-                    try:
-                        return send(session, request, settings)
-                    except PortkeyTransientError as error:
-                        failure = as_outcome_unknown(error, request)
-                    raise failure
-        raise AssertionError("unreachable: tenacity reraises")
 
-    async def _acall(self, build: BuildRequest, read: ReadResponse[T], retry_within: float | None = None) -> T:
-        """Do what :meth:`_call` does, without blocking the event loop."""
-        settings = await self._aread_connection(self._not_before, fallback=self._settings)
-        try:
-            return await self._acall_with(settings, build, read, retry_within)
-        except PortkeyTransientError:
-            self._not_before = time.monotonic()
-            raise
-        except PortkeyRefusedError:
-            known = settings
-            if (settings := await self._aread_connection(time.monotonic())) == known:
-                raise
-        return await self._acall_with(settings, build, read, retry_within)
+def upload_requests(
+    hook: PortkeyHook, path: Path, name: str | None, expires_after: timedelta | float | None
+) -> calls.File:
+    """Do what :meth:`PortkeyHook.upload_file` does, and return all that is known. For this package alone."""
+    return hook._upload(path, "batch", name, expires_after)
 
-    async def _acall_with(
-        self, settings: Settings, build: BuildRequest, read: ReadResponse[T], retry_within: float | None
-    ) -> T:
-        request = build(settings)
-        if self._entered:
-            await self._hold_session(settings)
-        async with aio.shared_session(settings) as shared:
-            from tenacity import AsyncRetrying
 
-            async for attempt in AsyncRetrying(**tenacity_policy(retry_within, self.log)):
-                with attempt:
-                    return await shared.call(request, read, retry_within)
-        raise AssertionError("unreachable: tenacity reraises")
-
-    async def _hold_session(self, settings: Settings | None) -> None:
-        """Hold the session for ``settings`` open between calls, in place of the one that was held."""
-        if settings == self._held_for:
-            return
-        held = AsyncExitStack()
-        if settings is not None:
-            await held.enter_async_context(aio.shared_session(settings))
-        held, self._held, self._held_for = self._held, held, settings
-        await held.aclose()
+def retrieve_file(hook: PortkeyHook, file_id: str) -> calls.File:
+    """Retrieve what a provider knows of a file, in one attempt. For this package alone."""
+    build = partial(calls.retrieve_file, file_id=file_id)
+    return hook._call(build, sync.send_and_read(calls.read_file), retry_within=0)
 
 
 def download_rows(hook: PortkeyHook, file_id: str, path: ObjectStoragePath) -> Download:

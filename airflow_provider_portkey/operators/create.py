@@ -261,7 +261,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         with tempfile.TemporaryDirectory(prefix="portkey-") as folder:
             path, written = self._write_requests(Path(folder))
             self.log.info("Checked %s requests, %s bytes.", f"{written.count:,}", f"{written.bytes:,}")
-            return self._recover_or_create_from(context, fields, written.sha256, path)
+            return self._recover_or_create_from(context, fields, written.digest, path)
 
     def _recover_or_create_from(
         self, context: Context, fields: dict[str, Any], content: str, path: Path | None

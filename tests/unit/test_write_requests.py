@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_portkey.batch_input import write_requests
+from airflow_provider_portkey.batch_input import write_inline_body, write_requests
 from airflow_provider_portkey.exceptions import PortkeyInputError
 from tests.support.jsonl import ENDPOINT, request, request_line
 from tests.support.problems import listed_problems
@@ -58,7 +57,7 @@ def write(source: Iterable[Any], **limits: Any) -> bytes:
     target = io.BytesIO()
     written = write_requests(source, target, endpoint=ENDPOINT, **limits)
     content = target.getvalue()
-    assert (written.bytes, written.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert (written.bytes, len(written.digest)) == (len(content), 64)
     assert written.count == content.count(b"\n")
     return content
 
@@ -68,6 +67,49 @@ def problems_of(source: Iterable[Any], **limits: Any) -> list[str]:
     with pytest.raises(PortkeyInputError) as caught:
         write(source, **limits)
     return listed_problems(caught.value, "Invalid batch input")
+
+
+def digest(*source: Any) -> str:
+    return write_requests(source, io.BytesIO(), endpoint=ENDPOINT).digest
+
+
+def test_equal_requests_have_one_digest_however_they_are_written() -> None:
+    line = b'{"body": {"b": "\\u00e9", "a": 1.50},  "url":"/v1/chat/completions","method":"POST","custom_id":"x"}'
+    same = {"custom_id": "x", "body": {"a": 1.5, "b": "é"}}
+    assert digest(line) == digest(same) == digest(b" " + line + b"\r\n")
+    # A key of a previous version of this package must be found again.
+    assert digest(line) == "79b6bd2d9ff8e76ea57f9f81ae5a81405cf38fded44c17a79a83ddfff61f1101"
+
+
+@pytest.mark.parametrize("other", [{"a": 1.5, "b": "e"}, {"a": "1.5", "b": "é"}, {"b": "é"}, {"c": 1.5, "b": "é"}])
+def test_requests_that_differ_have_different_digests(other: dict[str, Any]) -> None:
+    assert digest({"custom_id": "x", "body": {"a": 1.5, "b": "é"}}) != digest({"custom_id": "x", "body": other})
+
+
+def test_the_order_and_number_of_requests_change_the_digest() -> None:
+    one, two = request_line("a"), request_line("b")
+    assert len({digest(one, two), digest(two, one), digest(one)}) == 3
+
+
+class TestInline:
+    def test_requests_become_elements_of_one_json_body(self) -> None:
+        target = io.BytesIO()
+        lines = [
+            b'{"custom_id": "1", "body": {"x": "\xc3\xa9"}}\n',
+            request_line("2", url="/v1/messages", body={"y": 2}),
+        ]
+        written = write_inline_body(lines, target, extra_body={"model": "m"}, endpoint="/v1/messages")
+        assert json.loads(target.getvalue()) == {
+            "requests": [{"custom_id": "1", "params": {"x": "é"}}, {"custom_id": "2", "params": {"y": 2}}],
+            "model": "m",
+        }
+        assert (written.count, target.getvalue().isascii()) == (2, True)
+
+    @pytest.mark.parametrize("name", ["a duplicate", "no body"])
+    def test_requests_are_checked_as_those_in_a_file_are(self, name: str) -> None:
+        source = {"a duplicate": [request("a"), request("a")], "no body": [{"custom_id": "a"}]}[name]
+        with pytest.raises(PortkeyInputError, match="is a duplicate of line 1|body must be a JSON object"):
+            write_inline_body(source, io.BytesIO(), extra_body={}, endpoint=ENDPOINT)
 
 
 class TestValid:
