@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_portkey import __version__
 from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE
+from airflow_provider_portkey.headers import READABLE_HEADERS, is_credential_header, looks_like_credential
 from airflow_provider_portkey.problems import Problems
 from airflow_provider_portkey.text import decode_json, shorten
 
@@ -25,13 +26,6 @@ DEFAULT_BASE_URL = "https://api.portkey.ai/v1"
 ROUTE_HEADERS = ("x-portkey-virtual-key", "x-portkey-provider", "x-portkey-config")
 
 _KEY_HEADERS = frozenset({"authorization", "x-portkey-api-key"})
-# Portkey and its messages use these values openly: masking "openai" everywhere would hide too much.
-_PUBLIC_HEADERS = frozenset({"accept", "user-agent", "x-portkey-provider"})
-# Names of headers with credentials: each provider behind Portkey has its own.
-_CREDENTIAL_NAME = re.compile(r"auth|cookie|secret|passw|credential|config$|(^|[-_])(key|token)$")
-_NO_CREDENTIALS = frozenset({"x-portkey-aws-s3-object-key"})
-# What credentials begin with: HTTP's schemes, keys of Portkey, OpenAI, Anthropic, AWS and Google, and JSON web tokens.
-_CREDENTIAL_VALUE = re.compile(r"(bearer|basic) |(sk|pk)-|a[ks]ia[0-9a-z]{12}|aiza|ya29\.|eyj[\w-]+\.", re.IGNORECASE)
 # Shorter secrets are not masked: they would blank out everyday words.
 _MIN_SECRET_LENGTH = 5
 
@@ -72,15 +66,19 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown: the values of the headers as the connection has them, and the proxy's URL."""
-        values = [v for k, v in self.headers if k not in _PUBLIC_HEADERS and v.lower() not in ("true", "false")]
+        values = [
+            value
+            for name, value in self.headers
+            if looks_like_credential(value) or (name not in READABLE_HEADERS and value.lower() not in ("true", "false"))
+        ]
         for name, value in self.headers:
-            if name.endswith("authorization"):
+            if name.endswith("authorization") or looks_like_credential(value):
                 values.append(value.rpartition(" ")[2])
             elif name == "x-portkey-config":
                 values += _config_secrets(decode_json(value.encode()))
         if self.proxy:
             values += [self.proxy, urlsplit(self.proxy).password or ""]
-        return tuple(filter(None, values))
+        return tuple(dict.fromkeys(filter(None, values)))
 
     def redact(self, text: str) -> str:
         """Return ``text`` without the connection's secrets: a response may quote what was sent."""
@@ -152,16 +150,6 @@ def task_headers(value: Any, *, rendered: bool = True) -> dict[str, str]:
     if problems:
         raise problems.as_error("Invalid headers")
     return headers or {}
-
-
-def is_credential_header(name: str) -> bool:
-    """Whether a header of this name carries a credential, or may carry one."""
-    return bool(_CREDENTIAL_NAME.search(name.lower())) and name.lower() not in _NO_CREDENTIALS
-
-
-def looks_like_credential(value: str) -> bool:
-    """Whether a header's value looks like a credential, whatever its name."""
-    return bool(_CREDENTIAL_VALUE.match(value.strip()))
 
 
 def _config_secrets(config: Any, name: str = "") -> Iterator[str]:

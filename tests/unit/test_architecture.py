@@ -22,7 +22,7 @@ MAX_PACKAGE_LINES, MAX_TEST_LINES = 450, 500
 #: one folder may import each other. A new module needs a place here.
 LAYERS = [
     ["__init__", "get_provider_info"],
-    ["text", "http"],
+    ["text", "http", "headers"],
     ["batch", "exceptions"],
     ["problems", "verdict", "wait"],
     ["settings", "events"],
@@ -39,8 +39,8 @@ LAYERS = [
 ]
 #: Modules that decide and do no I/O: of ours they import each other and ``exceptions`` alone, which is the one that
 #: imports Airflow; of others only the standard library.
-PURE = ["__init__", "get_provider_info", "text", "http", "batch", "problems", "verdict", "wait", "settings", "events"]
-PURE += ["retry", "failures", "calls"]
+PURE = ["__init__", "get_provider_info", "text", "http", "headers", "batch", "problems", "verdict", "wait", "settings"]
+PURE += ["events", "retry", "failures", "calls"]
 #: Standard libraries that do I/O.
 IO_LIBRARIES = {
     "asyncio",
