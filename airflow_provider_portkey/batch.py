@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote, unquote
 
 from airflow_provider_portkey.text import shorten
@@ -238,21 +238,45 @@ class Batch:
         return f"Batch {self.id} is {self.status}{own_word}: {self.request_counts}"
 
 
+#: A batch's id, or the dict of a batch, as the operators return it.
+BatchId: TypeAlias = str | Mapping[str, Any]
+
+
+def as_id(given: Any) -> Any:
+    """Return the id that a batch or its dict has; of anything else, what :func:`as_text` does."""
+    if isinstance(given, Batch):
+        return given.id
+    return as_text(given["id"] if isinstance(given, Mapping) and "id" in given else given)
+
+
+def as_text(given: Any) -> Any:
+    """
+    Return the digits of a whole number, and anything else unchanged.
+
+    A DAG with ``render_template_as_native_obj`` makes a number of each text that looks like one.
+    """
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    return str(int(given)) if isinstance(given, float) and given.is_integer() else given
+
+
 def encode_id(given: Any, name: str = "batch_id") -> str:
     """
     Return the id of a batch or file as one path segment of a URL, percent-encoded exactly once.
 
     Bedrock returns encoded ids, others plain ones; both forms address the same thing.
 
-    :param given: the id, plain or percent-encoded; white space around it is ignored
+    :param given: the id, plain or percent-encoded, with or without white space around it; or what :func:`as_id` reads
     :param name: the argument's name, for messages
     :raises ValueError: if it is not a valid id; the message names it and what to check
     """
-    if given is None:
-        raise ValueError(f"{name} is None: the upstream task pushed no value to XCom")
-    if not isinstance(given, str):
-        raise ValueError(f"{name} must be a string, got {type(given).__name__}")
+    given = as_id(given) if name == "batch_id" else as_text(given)
     shown = shorten(repr(given))
+    if given is None or given in ([], (), {}):
+        raise ValueError(f"{name} is {shown}: the upstream task pushed no value to XCom")
+    if not isinstance(given, str):
+        remedy = "pass the id itself" if isinstance(given, Mapping) else "use .expand() for several"
+        raise ValueError(f"{name} must be one id, got {type(given).__name__}: {remedy}")
     try:
         plain = unquote(given.strip(), errors="strict")
         segment = quote(plain, safe="")
@@ -260,6 +284,8 @@ def encode_id(given: Any, name: str = "batch_id") -> str:
         raise ValueError(f"{name} is not valid UTF-8: {shown}") from None
     if plain in ("", "None"):
         raise ValueError(f"{name} is {shown}: the upstream task pushed no value to XCom")
+    if plain[0] in "[{(":
+        raise ValueError(f"{name} is the text of a dict or list, not an id: pass the task's output itself: {shown}")
     if plain in (".", ".."):
         raise ValueError(f"{name} is not an id, since it would change the URL's path: {shown}")
     if not plain.isprintable():

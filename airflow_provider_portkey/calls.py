@@ -15,7 +15,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, unquote
 
-from airflow_provider_portkey.batch import Batch, BatchStatus, encode_id, is_object_url, is_same_id
+from airflow_provider_portkey.batch import (
+    Batch,
+    BatchId,
+    BatchStatus,
+    as_id,
+    as_text,
+    encode_id,
+    is_object_url,
+    is_same_id,
+)
 from airflow_provider_portkey.exceptions import PortkeyInputError
 from airflow_provider_portkey.failures import error_from_response, other_batch, unexpected_body
 from airflow_provider_portkey.http import Request, Response
@@ -67,7 +76,7 @@ def read_response(response: Response, request: Request, settings: Settings, read
     raise unexpected_body(problem, response, request, settings)
 
 
-def retrieve_batch(settings: Settings, batch_id: str) -> Request:
+def retrieve_batch(settings: Settings, batch_id: BatchId) -> Request:
     """
     Return the call that retrieves one batch.
 
@@ -76,15 +85,15 @@ def retrieve_batch(settings: Settings, batch_id: str) -> Request:
     return Request(
         "GET",
         f"{settings.base_url}/batches/{_path_segment(batch_id, 'batch_id')}",
-        f"retrieving batch {shorten(batch_id)!r}",
+        f"retrieving batch {shorten(as_id(batch_id))!r}",
         "batch_id",
     )
 
 
-def read_batch(response: Response, request: Request, settings: Settings, batch_id: str) -> Batch:
+def read_batch(response: Response, request: Request, settings: Settings, batch_id: BatchId) -> Batch:
     """Read the response to :func:`retrieve_batch`. For what it raises see :func:`read_response`."""
     batch = read_response(response, request, settings, _batch)
-    if not is_same_id(batch.id, batch_id):
+    if not is_same_id(batch.id, as_id(batch_id)):
         raise other_batch(batch.id, response, request, settings)
     return _redacted(batch, settings)
 
@@ -121,22 +130,17 @@ def batch_body(
     has_own_input = isinstance(extra, Mapping) and OWN_INPUT in extra
     if has_own_input and input_file_id is not None:
         problems.append(f"extra_body has {OWN_INPUT!r}, which is an input as input_file_id is: keep one of them")
-    elif has_own_input:
-        pass
-    elif input_file_id is None or str(input_file_id).strip() in ("", "None"):
-        problems.append(f"input_file_id is {input_file_id!r}: the upstream task pushed no value to XCom")
-    elif not isinstance(input_file_id, str):
-        problems.append(f"input_file_id must be a string, got {type(input_file_id).__name__}")
+    elif not has_own_input:
+        problems.collect(encode_id, input_file_id, "input_file_id")
     if not isinstance(endpoint, str) or not endpoint.startswith("/"):
         problems.append(f"endpoint must be a path such as /v1/chat/completions, got {shorten(repr(endpoint))}")
     if not isinstance(completion_window, str) or not completion_window.strip():
         problems.append(f"completion_window must be a string such as 24h, got {shorten(repr(completion_window))}")
-    problems.collect(_check_metadata, metadata)
     fields: dict[str, Any] = {
-        "input_file_id": None if input_file_id is None else str(input_file_id).strip(),
+        "input_file_id": None if input_file_id is None else str(as_text(input_file_id)).strip(),
         "endpoint": endpoint,
         "completion_window": completion_window,
-        "metadata": metadata,
+        "metadata": problems.collect(_read_metadata, metadata),
     }
     body = ""
     if not isinstance(extra, Mapping):
@@ -164,7 +168,7 @@ def read_created_batch(response: Response, request: Request, settings: Settings)
     return _redacted(read_response(response, request, settings, read), settings)
 
 
-def cancel_batch(settings: Settings, batch_id: str) -> Request:
+def cancel_batch(settings: Settings, batch_id: BatchId) -> Request:
     """
     Return the call that cancels one batch.
 
@@ -173,7 +177,7 @@ def cancel_batch(settings: Settings, batch_id: str) -> Request:
     return Request(
         "POST",
         f"{settings.base_url}/batches/{_path_segment(batch_id, 'batch_id')}/cancel",
-        f"cancelling batch {shorten(batch_id)!r}",
+        f"cancelling batch {shorten(as_id(batch_id))!r}",
         "batch_id",
     )
 
@@ -305,7 +309,7 @@ def retrieve_file_content(settings: Settings, file_id: str) -> Request:
     return Request(
         "GET",
         f"{settings.base_url}/files/{_path_segment(file_id, 'file_id')}/content",
-        f"downloading file {shorten(file_id)!r}",
+        f"downloading file {shorten(as_text(file_id))!r}",
         "file_id",
     )
 
@@ -324,7 +328,7 @@ def check_file_content(response: Response, request: Request, settings: Settings)
     read_response(response, request, settings, check)
 
 
-def retrieve_batch_output(settings: Settings, batch_id: str) -> Request:
+def retrieve_batch_output(settings: Settings, batch_id: BatchId | Batch) -> Request:
     """
     Return the call that downloads a batch's output, as rows that Portkey makes of the provider's files.
 
@@ -343,7 +347,7 @@ def retrieve_batch_output(settings: Settings, batch_id: str) -> Request:
     return Request(
         "GET",
         f"{settings.base_url}/batches/{_path_segment(batch_id, 'batch_id')}/output",
-        f"downloading the output of batch {shorten(batch_id)!r}",
+        f"downloading the output of batch {shorten(as_id(batch_id))!r}",
         "batch_id",
         slow=SLOW_OUTPUT,
     )
@@ -371,7 +375,7 @@ def output_file(batch: Batch) -> str | None:
     return f"{folder.rstrip('/')}/{job}/{name}.out"
 
 
-def _path_segment(given: str, name: Literal["batch_id", "file_id"]) -> str:
+def _path_segment(given: Any, name: Literal["batch_id", "file_id"]) -> str:
     try:
         return encode_id(given, name)
     except ValueError as error:
@@ -393,14 +397,15 @@ def _config_members(settings: Settings) -> set[str]:
     return names
 
 
-def _check_metadata(metadata: Any) -> None:
+def _read_metadata(metadata: Any) -> dict[str, str] | None:
     pairs, name_length, value_length = MAX_METADATA
     if metadata is None:
-        return
+        return None
     if not isinstance(metadata, Mapping) or len(metadata) > pairs:
         raise ValueError(f"metadata must be a dict of at most {pairs} pairs, got {shorten(repr(metadata))}")
     problems = Problems()
-    for name, value in metadata.items():
+    texts = {name: as_text(value) for name, value in metadata.items()}
+    for name, value in texts.items():
         valid = isinstance(name, str) and isinstance(value, str)
         if not valid or not 0 < len(name) <= name_length or len(value) > value_length:
             problems.append(
@@ -408,6 +413,7 @@ def _check_metadata(metadata: Any) -> None:
                 f"{value_length} characters"
             )
     problems.raise_any()
+    return texts
 
 
 def _batch(answer: Any) -> Batch:

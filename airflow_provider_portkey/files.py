@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, TypeAlias
 
+from airflow_provider_portkey.batch import as_text
 from airflow_provider_portkey.exceptions import PortkeyInputError
 from airflow_provider_portkey.text import message, shorten
 
@@ -33,6 +34,7 @@ def storage_path(path: AnyPath) -> ObjectStoragePath:
 
     if isinstance(path, ObjectStoragePath):
         return path
+    path = as_text(path)
     if path is not None and not isinstance(path, (str, os.PathLike)):
         raise PortkeyInputError(f"path must be a string or a path, got {type(path).__name__}")
     text = "" if path is None else os.fspath(path).strip()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_portkey.batch import Batch, BatchStatus
+from airflow_provider_portkey.batch import Batch, BatchStatus, as_id
 from airflow_provider_portkey.events import DeadlineReached, from_event
 from airflow_provider_portkey.exceptions import (
     PortkeyBatchCancelledError,
@@ -65,6 +65,15 @@ class PortkeyTask(_Base):
         self.headers = headers
         task_headers(headers, rendered=False)
 
+    @property
+    def batch_id(self) -> str:
+        """The batch's id. Airflow sets it to what its template renders to, which may be the dict of a batch."""
+        return self._batch_id
+
+    @batch_id.setter
+    def batch_id(self, given: Any) -> None:
+        self._batch_id: str = as_id(given)
+
     @cached_property
     def hook(self) -> PortkeyHook:
         """The hook for the task's connection."""
@@ -74,7 +83,6 @@ class PortkeyTask(_Base):
 class BatchTask(PortkeyTask):
     """Mixed into an operator or sensor that waits for a batch."""
 
-    batch_id: str
     timeout: float
     poke_interval: float
     #: What to do after a timeout, for its error.

@@ -54,7 +54,7 @@ def answer_records():
         timeout=timedelta(hours=26),
     )
     download = PortkeyDownloadBatchOperator(
-        task_id="download", batch_id=create.output["batch_id"], path="{{ params.folder }}/{{ run_id }}"
+        task_id="download", batch_id=create.output, path="{{ params.folder }}/{{ run_id }}"
     )
     join(records, download.output)
 

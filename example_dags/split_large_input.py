@@ -43,7 +43,7 @@ def split_large_input():
 
     download = PortkeyDownloadBatchOperator.partial(
         task_id="download", path="{{ params.folder }}/{{ run_id }}/{{ ti.map_index }}"
-    ).expand(batch_id=create.output.map(lambda batch: batch["id"]))
+    ).expand(batch_id=create.output)
 
     @task
     def count_answers(manifests):

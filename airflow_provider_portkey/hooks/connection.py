@@ -27,6 +27,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook, mask_secret
 
+from airflow_provider_portkey.batch import as_text
 from airflow_provider_portkey.exceptions import (
     PortkeyConnectionNotFoundError,
     PortkeyInputError,
@@ -56,7 +57,7 @@ class ConnectionHook(BaseHook):
 
     def __init__(self, portkey_conn_id: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__()
-        self.portkey_conn_id = portkey_conn_id
+        self.portkey_conn_id = as_text(portkey_conn_id)
         self._headers = task_headers(headers)
         #: Whether Airflow may be asked for the connection once it is known. Not in a signal handler: on Airflow 3 the
         #: code that the signal interrupted may be asking it something, and holds its lock.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import requests
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-    from airflow_provider_portkey.batch import Batch
+    from airflow_provider_portkey.batch import Batch, BatchId
     from airflow_provider_portkey.files import AnyPath
 
 
@@ -74,11 +74,11 @@ class PortkeyHook(CallingHook):
         behaviour = CONNECTION_TYPE["ui-field-behaviour"]
         return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
-    def get_batch(self, batch_id: str, *, retry_within: float | None = None) -> Batch:
+    def get_batch(self, batch_id: BatchId, *, retry_within: float | None = None) -> Batch:
         """
         Retrieve a batch.
 
-        :param batch_id: the batch's id, plain or percent-encoded
+        :param batch_id: the batch's id, plain or percent-encoded, or the dict of a batch
         :param retry_within: seconds after which no further attempt begins; default: no limit
         :return: the batch as its provider describes it now
         """
@@ -88,7 +88,7 @@ class PortkeyHook(CallingHook):
             retry_within,
         )
 
-    async def aget_batch(self, batch_id: str, *, retry_within: float | None = None) -> Batch:
+    async def aget_batch(self, batch_id: BatchId, *, retry_within: float | None = None) -> Batch:
         """Retrieve a batch without blocking the event loop. See :meth:`get_batch`."""
         return await self._acall(
             partial(calls.retrieve_batch, batch_id=batch_id),
@@ -151,7 +151,7 @@ class PortkeyHook(CallingHook):
                 return
             after = page.after
 
-    def cancel_batch(self, batch_id: str, *, retry_within: float | None = None) -> Batch:
+    def cancel_batch(self, batch_id: BatchId, *, retry_within: float | None = None) -> Batch:
         """
         Request the cancellation of a batch, and retrieve it. A batch that has ended or is being cancelled is no error.
 
@@ -159,7 +159,7 @@ class PortkeyHook(CallingHook):
 
         .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/cancel-batch
 
-        :param batch_id: the batch's id, plain or percent-encoded
+        :param batch_id: the batch's id, plain or percent-encoded, or the dict of a batch
         :param retry_within: seconds after which no further attempt begins; default: no limit
         :return: the batch after the request
         :raises PortkeyApiError: if the request failed and the batch is still in flight
@@ -176,7 +176,7 @@ class PortkeyHook(CallingHook):
             raise
         return self.get_batch(batch_id, retry_within=retry_within)
 
-    async def acancel_batch(self, batch_id: str) -> None:
+    async def acancel_batch(self, batch_id: BatchId) -> None:
         """Request the cancellation of a batch without blocking the event loop. See :meth:`cancel_batch`."""
         await self._acall(partial(calls.cancel_batch, batch_id=batch_id), calls.read_accepted)
 
@@ -255,7 +255,7 @@ class PortkeyHook(CallingHook):
         build = partial(calls.retrieve_file_content, file_id=file_id)
         return Download(file_id, str(target), self._receive(build, partial(atomic_write, target)))
 
-    def download_output(self, batch: Batch | str, path: AnyPath) -> Download:
+    def download_output(self, batch: Batch | BatchId, path: AnyPath) -> Download:
         """
         Download a batch's output, as Portkey makes it of the provider's files, as :meth:`download_file` does a file.
 
@@ -265,15 +265,14 @@ class PortkeyHook(CallingHook):
 
         .. seealso:: https://portkey.ai/docs/product/ai-gateway/batches
 
-        :param batch: the batch, or its id
+        :param batch: the batch, its dict or its id
         :param path: a path or URL of Airflow's object storage, such as ``s3://aws_default@bucket/output.jsonl``
         :return: what the output holds
         :raises PortkeyTransientError: if it has no row: an empty response is not an answer
         :raises OSError: if the file cannot be written
         """
         target = storage_path(path)
-        batch_id = batch if isinstance(batch, str) else batch.id
-        build = partial(calls.retrieve_batch_output, batch_id=batch_id)
+        build = partial(calls.retrieve_batch_output, batch_id=batch)
         return Download(None, str(target), self._receive(build, partial(atomic_write, target), needs_rows=True))
 
     def _receive(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_portkey.batch import BatchId
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.task import PortkeyTask
 
@@ -27,7 +28,7 @@ class PortkeyCancelBatchOperator(PortkeyTask, BaseOperator):
 
     .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/cancel-batch
 
-    :param batch_id: the batch's id, plain or percent-encoded
+    :param batch_id: the batch's id, plain or percent-encoded, or the batch's dict as an operator returns it
     :param portkey_conn_id: the id of the Airflow connection
     :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
         region, model, ... They may not hold credentials, which belong on the connection
@@ -38,7 +39,7 @@ class PortkeyCancelBatchOperator(PortkeyTask, BaseOperator):
     def __init__(
         self,
         *,
-        batch_id: str,
+        batch_id: BatchId,
         portkey_conn_id: str = PortkeyHook.default_conn_name,
         headers: Mapping[str, str] | None = None,
         **kwargs: Any,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_portkey.batch import Batch, BatchStatus
+from airflow_provider_portkey.batch import Batch, BatchId, BatchStatus
 from airflow_provider_portkey.calls import is_folder, output_file
 from airflow_provider_portkey.exceptions import (
     PortkeyApiError,
@@ -61,7 +61,7 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
 
     .. seealso:: https://portkey.ai/docs/product/ai-gateway/batches
 
-    :param batch_id: the batch's id, plain or percent-encoded
+    :param batch_id: the batch's id, plain or percent-encoded, or the batch's dict as an operator returns it
     :param path: the folder, as a path or URL such as ``s3://aws_default@bucket/results/{{ run_id }}``
     :param source: where to take the answers from: the provider's ``"files"``, exact to the byte; the ``"output"`` that
         Portkey makes of them, the only way for some providers; or ``"auto"``: files where the batch has them
@@ -75,7 +75,7 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     def __init__(
         self,
         *,
-        batch_id: str,
+        batch_id: BatchId,
         path: AnyPath,
         source: DownloadSource = "auto",
         portkey_conn_id: str = PortkeyHook.default_conn_name,

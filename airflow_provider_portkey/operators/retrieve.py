@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
+from airflow_provider_portkey.batch import BatchId
 from airflow_provider_portkey.exceptions import PortkeyBatchNotReadyError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.task import BatchTask
@@ -31,7 +32,7 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
 
     .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
 
-    :param batch_id: the batch's id, plain or percent-encoded
+    :param batch_id: the batch's id, plain or percent-encoded, or the batch's dict as an operator returns it
     :param portkey_conn_id: the id of the Airflow connection
     :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
         region, model, ... They may not hold credentials, which belong on the connection
@@ -52,7 +53,7 @@ class PortkeyRetrieveBatchOperator(BatchTask, BaseOperator):
     def __init__(
         self,
         *,
-        batch_id: str,
+        batch_id: BatchId,
         portkey_conn_id: str = PortkeyHook.default_conn_name,
         headers: Mapping[str, str] | None = None,
         wait_for_completion: bool = False,

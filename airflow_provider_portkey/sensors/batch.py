@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_portkey.batch import BatchId
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.task import BatchTask
 from airflow_provider_portkey.verdict import FailOnRequestErrors
@@ -41,7 +42,7 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
 
     .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/retrieve-batch
 
-    :param batch_id: the batch's id, plain or percent-encoded
+    :param batch_id: the batch's id, plain or percent-encoded, or the batch's dict as an operator returns it
     :param portkey_conn_id: the id of the Airflow connection
     :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
         region, model, ... They may not hold credentials, which belong on the connection
@@ -61,7 +62,7 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
     def __init__(
         self,
         *,
-        batch_id: str,
+        batch_id: BatchId,
         portkey_conn_id: str = PortkeyHook.default_conn_name,
         headers: Mapping[str, str] | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),

@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_portkey.batch import Batch
+from airflow_provider_portkey.batch import Batch, BatchId, as_id
 from airflow_provider_portkey.events import DeadlineReached, WaitResult, to_event
 from airflow_provider_portkey.exceptions import PortkeyConnectionNotFoundError, PortkeyError, PortkeyTransientError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
@@ -36,7 +36,7 @@ class PortkeyBatchTrigger(BaseTrigger):
     task, unless ``end_from_trigger`` is set: then a good end ends the task here, with the XComs that the worker would
     push. Neither the arguments nor the event hold a secret. Transient failures do not end the wait.
 
-    :param batch_id: the batch's id, plain or percent-encoded
+    :param batch_id: the batch's id, plain or percent-encoded, or the batch's dict as an operator returns it
     :param portkey_conn_id: the id of the Airflow connection
     :param headers: headers to send in addition to the connection's, or instead of those of the same names: bucket,
         region, model, ... They may not hold credentials, which belong on the connection
@@ -57,7 +57,7 @@ class PortkeyBatchTrigger(BaseTrigger):
         cleared task may have re-attached to the batch before that, and must then be cleared once more
     """
 
-    batch_id: str
+    batch_id: BatchId
     portkey_conn_id: str = PortkeyHook.default_conn_name
     headers: Mapping[str, str] | None = None
     poke_interval: timedelta | float = 60
@@ -73,6 +73,7 @@ class PortkeyBatchTrigger(BaseTrigger):
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.batch_id = as_id(self.batch_id)
         self.headers = task_headers(self.headers) or None
         self.started_at = time.time() if self.started_at is None else self.started_at
         self.poke_interval = as_seconds("poke_interval", self.poke_interval)
@@ -99,7 +100,7 @@ class PortkeyBatchTrigger(BaseTrigger):
         if isinstance(result, Batch) and self.end_from_trigger and await self._finish_here(result):
             yield TaskSuccessEvent()
         else:
-            yield TriggerEvent(to_event(self.batch_id, result))  # type: ignore[no-untyped-call]
+            yield TriggerEvent(to_event(as_id(self.batch_id), result))  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Cancel the batch, if the task asked for it."""

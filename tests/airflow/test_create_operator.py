@@ -56,7 +56,7 @@ INVALID: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["path is 'None': the upstream task pushed no value to XCom"],
     ),
     "fields of the batch": (
-        {"endpoint": "embeddings", "metadata": {"a": 1}, "extra_body": {"endpoint": "x", "metadata": {}}},
+        {"endpoint": "embeddings", "metadata": {"a": []}, "extra_body": {"endpoint": "x", "metadata": {}}},
         [
             "endpoint must be a path such as",
             "metadata: 'a' and its value must be strings",

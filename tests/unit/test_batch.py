@@ -211,14 +211,22 @@ IDS = {
     "with dots and a slash": ("../files", "..%2Ffiles"),
     "with a percent sign that is not an escape": ("100%", "100%25"),
     "unicode": ("日本", "%E6%97%A5%E6%9C%AC"),
+    "a batch": (Batch("batch_1", BatchStatus.COMPLETED), "batch_1"),
+    "a batch's dict": (Batch(ARN, BatchStatus.COMPLETED).to_dict(), ENCODED),
+    "a number": (1234567890123456789, "1234567890123456789"),
+    "a whole number as float": (12345.0, "12345"),
+    "a dict with a number": ({"id": 12345}, "12345"),
 }
 INVALID_IDS: dict[str, tuple[str, list[Any]]] = {
-    "none": ("the upstream task pushed no value to XCom", ["", " \n", "None", None]),
+    "none": ("the upstream task pushed no value to XCom", ["", " \n", "None", None, [], (), {}, {"id": None}]),
     "dots": ("would change the URL's path", [".", "..", " .. ", "%2e%2E", "%2E."]),
     "control characters": ("contains control characters or line breaks", ["a\nb", "a%0d%0ab", "a\0b"]),
     "no text": ("is not valid UTF-8", ["%ff", "\ud800"]),
     "too long": ("characters, too many for an id", ["x" * 10_000, "日" * 999]),
-    "no string": ("must be a string, got", [7, b"batch_1", ["batch_1"]]),
+    "several": (r"must be one id, got list: use .expand\(\) for several", [["batch_1"]]),
+    "a dict without an id": ("must be one id, got dict: pass the id itself", [{"batch_id": "batch_1"}]),
+    "no id": ("must be one id, got", [True, 1.5, float("nan"), float("inf"), b"batch_1", object()]),
+    "the text of a dict": ("is the text of a dict or list, not an id", ["{'id': 'batch_1'}", '["batch_1"]']),
 }
 PAIRS_OF_IDS = {
     "plain": ("batch_1", " batch_1 ", True),
@@ -232,7 +240,7 @@ PAIRS_OF_IDS = {
 
 class TestIds:
     @pytest.mark.parametrize(("batch_id", "segment"), IDS.values(), ids=IDS)
-    def test_an_id_is_percent_encoded_exactly_once(self, batch_id: str, segment: str) -> None:
+    def test_an_id_is_percent_encoded_exactly_once(self, batch_id: Any, segment: str) -> None:
         assert encode_id(batch_id) == segment
 
     @pytest.mark.parametrize(("words", "batch_ids"), INVALID_IDS.values(), ids=INVALID_IDS)
@@ -241,6 +249,11 @@ class TestIds:
             with pytest.raises(ValueError, match=words) as caught:
                 encode_id(batch_id)
             assert len(str(caught.value)) < 400
+
+    @pytest.mark.parametrize("file_id", [{"id": "batch_1"}, ["file_1"]], ids=str)
+    def test_the_dict_of_a_batch_is_not_the_id_of_a_file(self, file_id: Any) -> None:
+        with pytest.raises(ValueError, match="file_id must be one id, got"):
+            encode_id(file_id, "file_id")
 
     @settings(deadline=None)
     @given(st.text(st.characters()) | st.text("%.25eEfF/?#\\ \n", max_size=9))

@@ -21,7 +21,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "no file": ({"input_file_id": None}, "input_file_id is None: the upstream task pushed no value to XCom"),
     "the text None as file": ({"input_file_id": "None"}, "input_file_id is 'None': the upstream task pushed no value"),
     "a blank file": ({"input_file_id": " "}, "input_file_id is ' '"),
-    "a list as file": ({"input_file_id": ["file-1"]}, "input_file_id must be a string, got list"),
+    "a list as file": ({"input_file_id": ["file-1"]}, "input_file_id must be one id, got list"),
     "an endpoint without a slash": ({"endpoint": "v1/embeddings"}, "endpoint must be a path"),
     "a URL as endpoint": ({"endpoint": "https://api.openai.com/v1/embeddings"}, "endpoint must be a path"),
     "no endpoint": ({"endpoint": None}, "endpoint must be a path"),
@@ -30,7 +30,8 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "text as metadata": ({"metadata": "a=b"}, "metadata must be a dict"),
     "a list as metadata": ({"metadata": [("a", "b")]}, "metadata must be a dict"),
     "17 pairs of metadata": ({"metadata": {str(n): "" for n in range(17)}}, "at most 16 pairs"),
-    "a number in metadata": ({"metadata": {"a": 1}}, "'a' and its value must be strings"),
+    "a fraction in metadata": ({"metadata": {"a": 1.5}}, "'a' and its value must be strings"),
+    "a truth value in metadata": ({"metadata": {"a": True}}, "'a' and its value must be strings"),
     "null in metadata": ({"metadata": {"a": None}}, "'a' and its value must be strings"),
     "a number as name in metadata": ({"metadata": {1: "a"}}, "metadata: 1 and its value"),
     "an empty name in metadata": ({"metadata": {"": "a"}}, "metadata: ''"),
@@ -59,12 +60,18 @@ def test_all_invalid_fields_are_named_at_once() -> None:
         "input_file_id": None,
         "endpoint": "x",
         "completion_window": None,
-        "metadata": {"a": 1, "b": 2},
+        "metadata": {"a": [], "b": {}},
         "extra_body": {"metadata": {}, "endpoint": "/x"},
     }
     with pytest.raises(PortkeyInputError) as caught:
         batch_body(**fields)
     assert len(listed_problems(caught.value, "Invalid batch")) == 7
+
+
+def test_numbers_that_native_rendering_made_of_texts_are_their_digits() -> None:
+    fields: dict[str, Any] = {"input_file_id": 20261125, "metadata": {"run": 7, "day": 20261125.0}}
+    body = json.loads(batch_body(**VALID | fields))
+    assert (body["input_file_id"], body["metadata"]) == ("20261125", {"run": "7", "day": "20261125"})
 
 
 def test_metadata_and_extra_body_may_be_as_large_as_allowed() -> None:

@@ -110,7 +110,10 @@ class TestStoragePath:
             storage_path(path)
         assert str(caught.value) == f"path is {shown}: the upstream task pushed no value to XCom"
 
-    @pytest.mark.parametrize("path", [5, b"x", ["x"]], ids=repr)
+    def test_a_folder_of_digits_that_native_rendering_made_a_number_is_its_digits(self) -> None:
+        assert storage_path(20261125).name == "20261125"  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("path", [5.5, b"x", ["x"]], ids=repr)
     def test_a_value_that_is_not_a_path_raises_an_input_error(self, path: Any) -> None:
         with pytest.raises(PortkeyInputError, match=f"path must be a string or a path, got {type(path).__name__}"):
             storage_path(path)

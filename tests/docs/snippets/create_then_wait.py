@@ -10,7 +10,7 @@ from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 def create_then_wait():
     question = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Say hello."}]}
     create = PortkeyCreateBatchOperator(task_id="create", requests=[{"custom_id": "1", "body": question}])
-    PortkeyBatchSensor(task_id="wait", batch_id=create.output["batch_id"], deferrable=True)
+    PortkeyBatchSensor(task_id="wait", batch_id=create.output, deferrable=True)
 
 
 dag_object = create_then_wait()
