@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
 
 from airflow_provider_portkey import batch_input, calls
 from airflow_provider_portkey.attempts import METADATA_KEY, Attempts, OnUnknown
-from airflow_provider_portkey.batch import Batch, BatchStatus
+from airflow_provider_portkey.batch import Batch, BatchStatus, as_text
 from airflow_provider_portkey.exceptions import (
     PortkeyApiError,
     PortkeyBatchEndedError,
@@ -257,7 +257,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         file_id = "-" if self.input_file_id is None else self.input_file_id
         calls.batch_body(input_file_id=file_id, metadata=self._batch_metadata(""), **fields)
         if self.input_file_id is not None:
-            return self._recover_or_create_from(context, fields, self.input_file_id, None)
+            return self._recover_or_create_from(context, fields, as_text(self.input_file_id), None)
         with tempfile.TemporaryDirectory(prefix="portkey-") as folder:
             path, written = self._write_requests(Path(folder))
             self.log.info("Checked %s requests, %s bytes.", f"{written.count:,}", f"{written.bytes:,}")
