@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -36,11 +36,25 @@ class Requests:
 
     :param bytes: the size of what was written
     :param digest: of what the requests ask for, in hexadecimal: the same for equal requests, however they are written
+    :param warning: what the provider may reject, although it is valid
     """
 
     count: int
     bytes: int
     digest: str
+    warning: str | None = None
+
+
+def check_requests(requests: Any) -> None:
+    """
+    Check requests that a DAG file gives.
+
+    :raises ValueError: if they can be read only once: a DAG is parsed often, and stored with what it shows of them
+    """
+    if isinstance(requests, Iterator):
+        raise ValueError(
+            f"requests must not be a {type(requests).__name__}: give a list, a task's output, or input_path"
+        )
 
 
 def write_requests(
@@ -59,7 +73,8 @@ def write_requests(
     :param source: lines of JSONL (empty ones are skipped), or dicts, for which ``method`` and ``url`` are filled in
         where they are missing
     :param target: the file to write
-    :param endpoint: the batch's endpoint, which each request's ``url`` must be
+    :param endpoint: the batch's endpoint. If all requests have another ``url``, that is a warning, since Azure's own
+        guide does it; ``/v1`` in front makes no difference
     :param max_requests: how many requests it may hold
     :param max_bytes: how many bytes it may have
     :param name: the source's name, for messages
@@ -67,8 +82,10 @@ def write_requests(
     :raises PortkeyInputError: lists the first ten problems, each with its line
     """
     first_lines: dict[str, int] = {}
+    urls: dict[str, tuple[str, int]] = {}
     problems = Problems()
     found = count = size = 0
+    too_long = f"more than {max_bytes:,} bytes, reached at line {{}}: use several batches"
     digest = hashlib.sha256()
     for number, item in enumerate(source, 1):
         if isinstance(item, bytes):
@@ -79,7 +96,10 @@ def write_requests(
         if count > max_requests:
             problems.insert(0, f"more than {max_requests:,} requests: use several batches")
             break
-        line, request, of_line = _check(item, number, endpoint, first_lines, inline)
+        if isinstance(item, bytes) and len(item.strip()) >= max_bytes:  # or cut there: its end is not worth reading
+            problems.insert(0, too_long.format(number))
+            break
+        line, request, of_line = _check(item, number, endpoint, first_lines, urls, inline)
         found += len(of_line)
         problems += of_line[: _MAX_PROBLEMS - len(problems)]
         if inline:
@@ -87,7 +107,7 @@ def write_requests(
             line = b",\n" * (count > 1) + json.dumps(params).encode()
         size += len(line)
         if size > max_bytes:
-            problems.insert(0, f"more than {max_bytes:,} bytes, reached at line {number}: use several batches")
+            problems.insert(0, too_long.format(number))
             break
         digest.update(_canonical(request))
         target.write(line)
@@ -96,7 +116,16 @@ def write_requests(
     if problems:
         where = f"Input: {name}." if name else ""
         raise problems.as_error("Invalid batch input", where, unlisted=max(0, found - _MAX_PROBLEMS))
-    return Requests(count, size, digest.hexdigest())
+    warning = None
+    if without_version(endpoint) not in urls:
+        [(url, _)] = urls.values()
+        warning = f"Each request's url is {url}, but the batch's endpoint is {endpoint}: the provider may reject it."
+    return Requests(count, size, digest.hexdigest(), warning)
+
+
+def without_version(endpoint: str) -> str:
+    """Return an endpoint without ``/v1`` in front, which providers write or leave out."""
+    return endpoint.removeprefix("/v1")
 
 
 def write_inline_body(
@@ -126,9 +155,19 @@ def _canonical(request: Mapping[str, Any]) -> bytes:
 
 
 def _check(
-    item: bytes | Mapping[str, Any], number: int, endpoint: str, first_lines: dict[str, int], inline: bool
+    item: bytes | Mapping[str, Any],
+    number: int,
+    endpoint: str,
+    first_lines: dict[str, int],
+    urls: dict[str, tuple[str, int]],
+    inline: bool,
 ) -> tuple[bytes, Mapping[str, Any], list[str]]:
-    """Return the line to write, the request in it, and its problems."""
+    """
+    Return the line to write, the request in it, and its problems.
+
+    :param first_lines: of each ``custom_id`` so far
+    :param urls: of the requests so far, without ``/v1``: as the first one has it, and the line of that
+    """
     request: Any = item
     try:
         if isinstance(item, bytes):
@@ -157,8 +196,14 @@ def _check(
         problems.append(f"custom_id {shorten(repr(custom_id), 80)} is a duplicate of line {first}")
     if request.get("method") != "POST":
         problems.append(f"method must be POST, got {shorten(repr(request.get('method')), 50)}")
-    if request.get("url") != endpoint:
-        problems.append(f"url must be the batch's endpoint {endpoint}, got {shorten(repr(request.get('url')), 80)}")
+    url = request.get("url")
+    if not isinstance(url, str) or not url.startswith("/"):
+        problems.append(f"url must be a path such as {endpoint}, got {shorten(repr(url), 80)}")
+    else:
+        urls.setdefault(without_version(url), (url, number))
+        first_url, first = next(iter(urls.values()))
+        if without_version(url) != without_version(first_url):
+            problems.append(f"url must be {shorten(first_url, 80)} as on line {first}, got {shorten(repr(url), 80)}")
     if not isinstance(request.get("body"), Mapping):
         problems.append(f"body must be a JSON object, got {type(request.get('body')).__name__}")
     return line + b"\n", request, [f"line {number}: {problem}" for problem in problems]

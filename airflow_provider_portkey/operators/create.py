@@ -153,6 +153,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         self._is_killed = False
         if sum(given is not None for given in (requests, input_path, input_file_id)) != 1:
             raise ValueError("pass exactly one of requests, input_path and input_file_id")
+        batch_input.check_requests(requests)
         if cancel_on_timeout:
             self._timeout_remedy = "raise timeout. It is being cancelled (cancel_on_timeout)"
         for name, value in (("max_requests", max_requests), ("max_bytes", max_bytes)):
@@ -261,6 +262,8 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         with tempfile.TemporaryDirectory(prefix="portkey-") as folder:
             path, written = self._write_requests(Path(folder))
             self.log.info("Checked %s requests, %s bytes.", f"{written.count:,}", f"{written.bytes:,}")
+            if written.warning:
+                self.log.warning("%s", written.warning)
             return self._recover_or_create_from(context, fields, written.digest, path)
 
     def _recover_or_create_from(

@@ -120,6 +120,20 @@ class TestInputs:
         assert standin.uploads == []
         assert standin.batches[0].body["input_file_id"] == "file-mine"
 
+    def test_requests_of_another_endpoint_as_in_azures_guide_cause_a_warning(
+        self, standin: StandIn, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        requests = [request | {"url": "/v1/responses"} for request in REQUESTS]
+        run = create(requests=requests, endpoint="/v1/chat/completions")
+        assert run.states == {"wait": "success"}
+        assert [json.loads(line)["url"] for line in standin.files[standin.uploads[0].file_id].splitlines()] == (
+            ["/v1/responses"] * len(REQUESTS)
+        )
+        assert (
+            "Each request's url is /v1/responses, but the batch's endpoint is /v1/chat/completions"
+            in capfd.readouterr().out
+        )
+
     @pytest.mark.parametrize(("kwargs", "message_has"), INVALID.values(), ids=INVALID)
     def test_an_invalid_input_fails_without_a_retry_and_sends_nothing(
         self, kwargs: dict[str, Any], message_has: list[str], standin: StandIn
@@ -140,6 +154,12 @@ class TestInputs:
     def test_other_than_one_input_raises_when_the_dag_is_parsed(self, kwargs: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="one of requests, input_path and input_file_id"):
             PortkeyCreateBatchOperator(task_id="t", **kwargs)
+
+    def test_a_generator_raises_when_the_dag_is_parsed(self) -> None:
+        requests = (request for request in REQUESTS)
+        with pytest.raises(ValueError, match="must not be a generator: give a list, a task's output, or input_path"):
+            PortkeyCreateBatchOperator(task_id="t", requests=requests)
+        assert len(list(requests)) == len(REQUESTS)  # and was not read
 
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["on a worker", "deferred"])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_portkey.batch_input import write_inline_body, write_requests
+from airflow_provider_portkey.batch_input import check_requests, write_inline_body, write_requests
 from airflow_provider_portkey.exceptions import PortkeyInputError
 from tests.support.jsonl import ENDPOINT, request, request_line
 from tests.support.problems import listed_problems
@@ -41,11 +41,8 @@ INVALID_REQUESTS: dict[str, tuple[Any, str]] = {
     "no custom_id": ({"body": {}}, "line 1: custom_id must be a string, got None"),
     "method GET": (request_line(method="GET"), "line 1: method must be POST, got 'GET'"),
     "method null": (request_line(method=None), "line 1: method must be POST, got None"),
-    "another url": (
-        request_line(url="/v1/embeddings"),
-        f"line 1: url must be the batch's endpoint {ENDPOINT}, got '/v1/embeddings'",
-    ),
-    "url None": (request(url=None), f"line 1: url must be the batch's endpoint {ENDPOINT}, got None"),
+    "url None": (request(url=None), f"line 1: url must be a path such as {ENDPOINT}, got None"),
+    "url of another host": (request(url="https://gw.example/v1/x"), "line 1: url must be a path such as"),
     "body a string": (request_line(body="{}"), "line 1: body must be a JSON object, got str"),
     "body null": (request_line(body=None), "line 1: body must be a JSON object, got NoneType"),
     "no body": ({"custom_id": "a"}, "line 1: body must be a JSON object, got NoneType"),
@@ -159,6 +156,19 @@ class TestValid:
         assert len(custom_ids) == len(set(custom_ids))
 
 
+@pytest.mark.parametrize(
+    ("requests", "kind"), [((request() for _ in "a"), "generator"), (map(str, "a"), "map"), (io.StringIO(), "StringIO")]
+)
+def test_requests_that_can_be_read_only_once_are_rejected_with_what_to_give(requests: Any, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"must not be a {kind}: give a list, a task's output, or input_path"):
+        check_requests(requests)
+
+
+@pytest.mark.parametrize("requests", [None, [], [{}], ({},), "{{ var.json.requests }}"], ids=str)
+def test_requests_that_can_be_read_again_may_be_in_a_dag_file(requests: Any) -> None:
+    check_requests(requests)
+
+
 class TestInvalid:
     @pytest.mark.parametrize(("item", "problem"), INVALID_REQUESTS.values(), ids=INVALID_REQUESTS)
     def test_an_invalid_request_is_named_with_its_line(self, item: Any, problem: str) -> None:
@@ -191,7 +201,36 @@ class TestInvalid:
         assert problems_of(source) == ["it contains no request"]
 
 
+class TestUrls:
+    @pytest.mark.parametrize(("endpoint", "url"), [(ENDPOINT, "/chat/completions"), ("/chat/completions", ENDPOINT)])
+    def test_the_version_in_front_of_the_endpoint_makes_no_difference(self, endpoint: str, url: str) -> None:
+        source = [request_line("a", url=url), request_line("b", url=endpoint)]
+        assert write_requests(source, io.BytesIO(), endpoint=endpoint).warning is None
+
+    def test_requests_that_all_differ_from_the_endpoint_are_written_with_a_warning(self) -> None:
+        target = io.BytesIO()
+        source = [request_line(name, url="/v1/responses") for name in "ab"]
+        written = write_requests(source, target, endpoint="/chat/completions")
+        assert written.warning == (
+            "Each request's url is /v1/responses, but the batch's endpoint is /chat/completions: "
+            "the provider may reject it."
+        )
+        assert target.getvalue() == b"\n".join([*source, b""])
+
+    @pytest.mark.parametrize("urls", [[ENDPOINT, "/v1/embeddings"], ["/v1/embeddings", ENDPOINT]], ids=str)
+    def test_requests_that_differ_from_each_other_are_named_with_both_lines(self, urls: list[str]) -> None:
+        problems = problems_of([request_line(url, url=url) for url in urls])
+        assert problems == [f"line 2: url must be {urls[0]} as on line 1, got {urls[1]!r}"]
+
+
 class TestLimits:
+    @pytest.mark.parametrize("before", [[], [request_line("a") + b"\n"]], ids=["first", "second"])
+    def test_a_line_longer_than_all_bytes_allowed_is_one_problem(self, before: list[bytes]) -> None:
+        lines = io.BytesIO(b"".join(before) + request_line("b", body={"x": "y" * 5_000}) + b"\n" + request_line("c"))
+        source = iter(lambda: lines.readline(1_001), b"")
+        problem = f"more than 1,000 bytes, reached at line {len(before) + 1}: use several batches"
+        assert problems_of(source, max_bytes=1_000) == [problem]
+
     def test_blank_lines_do_not_count_as_requests(self) -> None:
         requests = [request_line(str(n)) for n in range(3)]
         assert write([*requests, b"\n"], max_requests=3).count(b"\n") == 3
