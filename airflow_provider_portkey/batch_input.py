@@ -23,6 +23,19 @@ MAX_BYTES = 200_000_000
 MAX_INLINE_REQUESTS = 100_000
 MAX_INLINE_BYTES = 256_000_000
 
+#: The endpoints that batches of some provider are known to have, without ``/v1``.
+KNOWN_ENDPOINTS = (
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/images/edits",
+    "/images/generations",
+    "/messages",
+    "/moderations",
+    "/responses",
+    "/videos",
+)
+
 # Sent as \uXXXX escapes: the open-source gateway damages a character that two network packets share.
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
 #: How many problems an error lists.
@@ -121,6 +134,14 @@ def write_requests(
         [(url, _)] = urls.values()
         warning = f"Each request's url is {url}, but the batch's endpoint is {endpoint}: the provider may reject it."
     return Requests(count, size, digest.hexdigest(), warning)
+
+
+def endpoint_warning(endpoint: str) -> str | None:
+    """Return what to check about an endpoint that no provider is known to have; ``None`` if there is nothing."""
+    if without_version(endpoint) in KNOWN_ENDPOINTS:
+        return None
+    known = ", ".join(f"/v1{path}" for path in KNOWN_ENDPOINTS)
+    return f"Unknown endpoint {shorten(endpoint)}: the provider may reject it after the upload. Known are {known}."
 
 
 def without_version(endpoint: str) -> str:

@@ -22,7 +22,7 @@ from airflow_provider_portkey.exceptions import (
 )
 from airflow_provider_portkey.http import MAX_RESPONSE_BYTES, Request, Response
 from airflow_provider_portkey.retry import parse_retry_after
-from airflow_provider_portkey.settings import ROUTE_HEADERS, Settings
+from airflow_provider_portkey.settings import KEY_HEADERS, ROUTE_HEADERS, Settings
 from airflow_provider_portkey.text import decode_json, message, shorten
 
 # How much of a body that is not JSON is quoted.
@@ -46,6 +46,12 @@ _CREDENTIAL = _Meaning(
     "correct it in Portkey or in headers",
     "Portkey accepted the call. The provider's own credential is wrong or lacks a permission. It is stored in Portkey "
     "under the virtual key or provider slug, or in the connection's headers.",
+)
+_NO_KEY = _Meaning(
+    PortkeyRefusedError,
+    "API key missing",
+    "set the password of {connection}",
+    "The call needs an API key, and the connection's password is empty.",
 )
 _AUTHORIZATION = _Meaning(
     PortkeyRefusedError,
@@ -302,6 +308,8 @@ def _meaning_of(status: int, origin: Origin, text: str, settings: Settings) -> _
     sent = dict(settings.headers).keys()
     if status == 400 and not (sent & set(ROUTE_HEADERS) and _UNKNOWN_NAME.search(text)):
         origin = "provider"  # it is not about a name in the connection
+    if status == 401 and origin != "provider" and not sent & KEY_HEADERS:
+        return _NO_KEY
     if status == 401 and origin == "gateway" and "x-portkey-api-key" not in sent:
         return _AUTHORIZATION
     kind = 500 if status >= 500 else 300 if 300 <= status < 400 else status

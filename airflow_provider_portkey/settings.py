@@ -25,7 +25,8 @@ DEFAULT_BASE_URL = "https://api.portkey.ai/v1"
 #: The headers that name the provider which serves a batch.
 ROUTE_HEADERS = ("x-portkey-virtual-key", "x-portkey-provider", "x-portkey-config")
 
-_KEY_HEADERS = frozenset({"authorization", "x-portkey-api-key"})
+#: The headers that carry the API key.
+KEY_HEADERS = frozenset({"authorization", "x-portkey-api-key"})
 # Shorter secrets are not masked: they would blank out everyday words.
 _MIN_SECRET_LENGTH = 5
 
@@ -203,6 +204,8 @@ def _base_url(host: str | None, port: int | None, schema: str | None) -> str:
     path = [p for p in parts.path.split("/") if p]
     if schema and schema not in ("http", "https"):
         path += [p for p in schema.split("/") if p]
+    if "v1" in path and path[-1] != "v1":
+        raise ValueError("host: remove what follows /v1: it is a base URL, not that of one call")
     if not path or path[-1] != "v1":
         path.append("v1")
     return "/".join([f"{parts.scheme}://{name}" + (f":{port}" if port else ""), *path])
@@ -220,7 +223,7 @@ def _headers(password: str | None, extra: Mapping[str, Any], host: str | None) -
         headers[name] = value or ""
     headers |= extra_headers
     # A self-hosted gateway may need no key.
-    if not (password or "").strip() and not headers.keys() & _KEY_HEADERS and f".{host}".endswith(".portkey.ai"):
+    if not (password or "").strip() and not headers.keys() & KEY_HEADERS and f".{host}".endswith(".portkey.ai"):
         problems.append("password: the Portkey API key is missing")
     routes = [name for name in ROUTE_HEADERS if name in headers]
     managed = problems.collect(_flag, "managed", extra.get("managed", False))

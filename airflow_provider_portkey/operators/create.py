@@ -257,6 +257,8 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
             )
         file_id = "-" if self.input_file_id is None else self.input_file_id
         calls.batch_body(input_file_id=file_id, metadata=self._batch_metadata(""), **fields)
+        if warning := batch_input.endpoint_warning(self.endpoint):
+            self.log.warning("%s", warning)
         if self.input_file_id is not None:
             return self._recover_or_create_from(context, fields, as_text(self.input_file_id), None)
         with tempfile.TemporaryDirectory(prefix="portkey-") as folder:

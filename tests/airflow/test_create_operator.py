@@ -134,6 +134,14 @@ class TestInputs:
             in capfd.readouterr().out
         )
 
+    def test_an_unknown_endpoint_causes_a_warning_before_the_upload(
+        self, standin: StandIn, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        run = create(endpoint="/v1/chat/completion")
+        assert run.states == {"wait": "failed"}
+        out = capfd.readouterr().out
+        assert 0 < out.find("Unknown endpoint /v1/chat/completion: the provider may reject it") < out.find("Checked 4")
+
     @pytest.mark.parametrize(("kwargs", "message_has"), INVALID.values(), ids=INVALID)
     def test_an_invalid_input_fails_without_a_retry_and_sends_nothing(
         self, kwargs: dict[str, Any], message_has: list[str], standin: StandIn

@@ -54,11 +54,12 @@ def texts_of_failed_calls() -> frozenset[str]:
     """The first lines of the errors for each status, of each who may fail, and for what HTTP libraries raise."""
     settings = Settings.from_connection("c", password="key", extra='{"virtual_key": "slug"}')
     bare = Settings.from_connection("c", host="localhost", extra='{"managed": true}')
+    bearer = Settings.from_connection("c", password="key", extra='{"managed": true, "auth": "bearer"}')
     unknown_name = b'{"status": "failure", "message": "Following keys are not valid: x"}'
     bodies = (b'{"status": "failure"}', unknown_name, b'{"provider": "openai"}', b"")
     arguments: tuple[Argument, ...] = ("batch_id", "file_id", None)
     texts: dict[str, str] = {}
-    for status, body, argument, of in itertools.product(range(300, 600), bodies, arguments, (settings, bare)):
+    for status, body, argument, of in itertools.product(range(300, 600), bodies, arguments, (settings, bare, bearer)):
         error = error_from_response(Response(status, {}, body), Request("GET", "u", "s", argument), of)
         text = str(error).split("\n")[0]
         texts.setdefault(text.replace(f"HTTP {status}", ""), text)  # one of those that differ in the status alone

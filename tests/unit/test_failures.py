@@ -14,7 +14,7 @@ from airflow_provider_portkey.exceptions import PortkeyApiError
 from airflow_provider_portkey.exceptions import PortkeyRefusedError as Refused
 from airflow_provider_portkey.exceptions import PortkeyTransientError as Transient
 from airflow_provider_portkey.failures import network_error
-from tests.support.calls import API_KEY, PLAIN, SECRETS, WITH_SECRETS, error_of
+from tests.support.calls import API_KEY, PLAIN, SECRETS, VIRTUAL_KEY, WITH_SECRETS, error_of, read_settings
 
 
 def openai(message: str) -> dict[str, Any]:
@@ -359,6 +359,14 @@ def test_a_network_error_says_what_to_check(error: Exception, first_line: str, a
     assert call.startswith("No response while listing batches (connection 'my_portkey', https://api.portkey.ai/v1/")
     assert f"{type(error).__name__}: {str(error) or 'no details'}" in call
     assert advice in last
+
+
+@pytest.mark.parametrize("body", [BAD_KEY, HTML, b""], ids=["Portkey", "an HTML page", "empty"])
+def test_a_401_for_a_connection_without_a_key_says_that_it_is_missing(body: Any) -> None:
+    without_key = read_settings(VIRTUAL_KEY, None, host="https://gw.example")
+    lines = str(error_of(401, body, None, without_key)).splitlines()
+    assert lines[0] == "API key missing (HTTP 401): set the password of connection 'my_portkey'"
+    assert lines[-1] == "The call needs an API key, and the connection's password is empty."
 
 
 def test_a_long_body_is_cut_short() -> None:

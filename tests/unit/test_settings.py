@@ -23,6 +23,7 @@ FIELDS = sorted(CONNECTION_TYPE["conn-fields"])
 BASE_URLS: dict[str, list[Any]] = {
     "https://api.portkey.ai/v1": [None, "", " "],
     "https://gw.example/v1": ["https://gw.example/v1", "https://gw.example/v1/", " https://gw.example/ ", "GW.example"],
+    "https://gw.example/v1/ai/v1": ["https://gw.example/v1/ai/v1"],
     "http://localhost:8787/v1": ["http://localhost:8787", "http://localhost:8787/v1/", ("localhost", 8787, "http")],
     "https://gw.example:8443/v1": ["gw.example:8443", ("gw.example", 8443, "v1"), ("gw.example:8443", 1, "https")],
     "https://gw.example/ai/v1": ["gw.example//ai/v1/", ("gw.example", None, "/ai/v1/"), ("gw.example/ai", None, "v1")],
@@ -30,10 +31,16 @@ BASE_URLS: dict[str, list[Any]] = {
     "https://[::1]/v1": ["[::1]", ("[::1]", None, "v1"), ("::1", None, "v1")],
 }
 # Each complaint, and the hosts that it is about.
-INVALID_HOSTS = {
+INVALID_HOSTS: dict[str, list[Any]] = {
     "must not hold a user or password": ["https://me:tiger@gw.example/v1", "tiger@gw.example"],
     "must not contain '?' or '#'": ["https://gw.example/v1?key=tiger", "https://gw.example/v1#tiger"],
     "must not contain white space or backslashes": ["https://gw.example/v 1", "https://gw.example\\v1"],
+    "remove what follows /v1: it is a base URL": [
+        "https://gw.example/v1/batches",
+        "gw.example/ai/v1/batches/tiger",
+        ("gw.example", None, "v1/chat/completions"),
+        ("https://gw.example/v1", None, "batches"),
+    ],
     "must be a base URL such as": ["ftp://gw.example", "https://"],
     "not a base URL: its port or IPv6 address is invalid": ["https://gw.example:port", "https://[::1"],
 }
@@ -128,10 +135,11 @@ def test_the_base_url_is_read_from_host_port_and_schema(host: Any, base_url: str
 
 
 @pytest.mark.parametrize(("words", "hosts"), INVALID_HOSTS.items(), ids=INVALID_HOSTS)
-def test_an_invalid_host_raises_and_is_not_quoted(words: str, hosts: list[str]) -> None:
-    for host in hosts:
+def test_an_invalid_host_raises_and_is_not_quoted(words: str, hosts: list[Any]) -> None:
+    for given_host in hosts:
+        host, port, schema = given_host if isinstance(given_host, tuple) else (given_host, None, None)
         with pytest.raises(PortkeyInputError, match=re.escape(words)) as caught:
-            read_settings(VIRTUAL_KEY, host=host)
+            read_settings(VIRTUAL_KEY, host=host, port=port, schema=schema)
         assert problems_in(caught.value)[0].startswith("host: ") and "tiger" not in str(caught.value)
 
 

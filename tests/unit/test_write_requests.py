@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_portkey.batch_input import check_requests, write_inline_body, write_requests
+from airflow_provider_portkey.batch_input import check_requests, endpoint_warning, write_inline_body, write_requests
 from airflow_provider_portkey.exceptions import PortkeyInputError
 from tests.support.jsonl import ENDPOINT, request, request_line
 from tests.support.problems import listed_problems
@@ -216,6 +216,16 @@ class TestUrls:
             "the provider may reject it."
         )
         assert target.getvalue() == b"\n".join([*source, b""])
+
+    @pytest.mark.parametrize("endpoint", [ENDPOINT, "/chat/completions", "/v1/embeddings", "/v1/responses"])
+    def test_a_known_endpoint_causes_no_warning(self, endpoint: str) -> None:
+        assert endpoint_warning(endpoint) is None
+
+    @pytest.mark.parametrize("endpoint", ["/v1/chat/completion", "/v1/v1/embeddings", "/v1/", "/v2/embeddings"])
+    def test_an_unknown_endpoint_causes_a_warning_that_lists_the_known_ones(self, endpoint: str) -> None:
+        warning = endpoint_warning(endpoint) or ""
+        assert warning.startswith(f"Unknown endpoint {endpoint}: the provider may reject it after the upload.")
+        assert "/v1/chat/completions, " in warning
 
     @pytest.mark.parametrize("urls", [[ENDPOINT, "/v1/embeddings"], ["/v1/embeddings", ENDPOINT]], ids=str)
     def test_requests_that_differ_from_each_other_are_named_with_both_lines(self, urls: list[str]) -> None:
