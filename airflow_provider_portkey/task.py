@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
@@ -107,6 +108,23 @@ class BatchTask(PortkeyTask):
                 "timeout", conf.getfloat("sensors", "default_timeout") if timeout is None else timeout
             )
             self.poke_interval = as_seconds("poke_interval", parameters["poke_interval"])
+        if not parameters.get("wait_for_completion", True):
+            self._warn_of_no_wait(parameters)
+
+    def _warn_of_no_wait(self, parameters: Mapping[str, Any]) -> None:
+        # A task that asks for a wait in all but one parameter would succeed at once, and the next one would fail.
+        asked = {
+            "deferrable": self.deferrable and not conf.getboolean("operators", "default_deferrable", fallback=False),
+            "end_from_trigger": self.end_from_trigger,
+            "poke_interval": parameters["poke_interval"] != 60,
+            "timeout": parameters["timeout"] is not None,
+            "cancel_from_trigger": parameters.get("cancel_from_trigger"),
+        }
+        if names := [name for name in asked if asked[name]]:
+            warnings.warn(
+                f"Task {self.task_id!r} does not wait: add wait_for_completion=True, or remove {', '.join(names)}",
+                stacklevel=5,  # the DAG file: behind this method, its caller, the constructor and Airflow's wrapper
+            )
 
     @cached_property
     def _deadline(self) -> float:

@@ -103,8 +103,13 @@ class PortkeyBatchTrigger(BaseTrigger):
             yield TriggerEvent(to_event(as_id(self.batch_id), result))  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
-        """Cancel the batch, if the task asked for it."""
+        """Cancel the batch, if the task asked for it; else log how to."""
         if not self.cancel_from_trigger:
+            self.log.info(
+                "The wait was ended, but batch %s was not cancelled: it may go on, and be paid for. To cancel it, run "
+                "a PortkeyCancelBatchOperator with this batch_id.",
+                self.batch_id,
+            )
             return
         try:
             await PortkeyHook(self.portkey_conn_id, self.headers).acancel_batch(self.batch_id)

@@ -174,6 +174,19 @@ def test_a_kill_cancels_the_batch_only_with_cancel_from_trigger(
     assert standin.cancelled == (["batch_1"] if cancel_from_trigger else [])
 
 
+def test_a_kill_without_cancel_from_trigger_logs_that_the_batch_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(PortkeyBatchTrigger, "log", logging.getLogger("trigger"))
+
+    with caplog.at_level("INFO", logger="trigger"):
+        asyncio.run(PortkeyBatchTrigger("batch_1").on_kill())
+
+    [line] = [record.getMessage() for record in caplog.records if record.name == "trigger"]
+    assert line.startswith("The wait was ended, but batch batch_1 was not cancelled: it may go on, and be paid for.")
+    assert "PortkeyCancelBatchOperator" in line
+
+
 def test_a_failed_cancellation_after_a_kill_is_logged(
     standin: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
