@@ -73,7 +73,8 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-portkey",
         "name": name,
-        "description": "`Portkey <https://portkey.ai/>`__: batches of LLM requests: create, wait, cancel, download.",
+        # The providers page takes each word with a URL as a link: no punctuation may follow it.
+        "description": "`Portkey <https://portkey.ai/>`__ batches of LLM requests: create, wait, cancel, download.",
         "integrations": [
             {
                 "integration-name": name,

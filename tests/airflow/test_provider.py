@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE, get_provider_info
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from tests.conftest import REPO
 from tests.server.standin import StandIn
 
 
@@ -42,6 +45,16 @@ def test_the_connection_form_matches_airflow_s_schema() -> None:
     properties = schema("provider.yaml.schema.json")["properties"]["connection-types"]["items"]
     assert "connection-type" in properties["properties"]
     jsonschema.validate(CONNECTION_TYPE, properties)
+
+
+def test_the_links_of_the_providers_page_lead_somewhere() -> None:
+    # Airflow's page removes this syntax, and takes each word that begins like a URL as a whole.
+    words = re.sub("[`_<>]", "", get_provider_info()["description"]).split(" ")
+    links = [word for word in words if word.startswith("http")]
+    assert links == ["https://portkey.ai/"]
+    urls = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["urls"]
+    integration = get_provider_info()["integrations"][0]
+    assert urls["Documentation"] == integration["external-doc-url"]
 
 
 def test_every_module_and_class_in_provider_info_exists() -> None:
