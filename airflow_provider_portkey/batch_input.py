@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from airflow_provider_portkey.problems import Problems
-from airflow_provider_portkey.text import shorten
+from airflow_provider_portkey.text import counted, shorten
 
 #: OpenAI's limits for one batch; other providers have similar ones.
 MAX_REQUESTS = 50_000
@@ -98,7 +98,7 @@ def write_requests(
     urls: dict[str, tuple[str, int]] = {}
     problems = Problems()
     found = count = size = 0
-    too_long = f"more than {max_bytes:,} bytes, reached at line {{}}: use several batches"
+    too_long = f"more than {counted(max_bytes, 'byte')}, reached at line {{}}: use several batches"
     digest = hashlib.sha256()
     for number, item in enumerate(source, 1):
         if isinstance(item, bytes):
@@ -107,7 +107,7 @@ def write_requests(
                 continue
         count += 1
         if count > max_requests:
-            problems.insert(0, f"more than {max_requests:,} requests: use several batches")
+            problems.insert(0, f"more than {counted(max_requests, 'request')}: use several batches")
             break
         if isinstance(item, bytes) and len(item.strip()) >= max_bytes:  # or cut there: its end is not worth reading
             problems.insert(0, too_long.format(number))

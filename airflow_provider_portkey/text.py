@@ -30,6 +30,12 @@ def message(first_line: str, *details: str) -> str:
     return "\n".join([short, *whole, *filter(None, details)])
 
 
+def counted(count: int | str, noun: str) -> str:
+    """Return a count and its noun, in the plural unless it is one: ``1 request``, ``50,000 requests``."""
+    shown = f"{count:,}" if isinstance(count, int) else count
+    return f"{shown} {noun}" if shown == "1" else f"{shown} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Return a duration as people write it: ``90 s``, ``26 h``, ``7 d``."""
     if seconds == math.inf:

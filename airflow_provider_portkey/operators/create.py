@@ -28,7 +28,7 @@ from airflow_provider_portkey.files import storage_path
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.problems import NOTHING_SENT
 from airflow_provider_portkey.task import BatchTask
-from airflow_provider_portkey.text import message
+from airflow_provider_portkey.text import counted, message
 from airflow_provider_portkey.verdict import FailOnRequestErrors, Outcome, judge
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
             return self._recover_or_create_from(context, fields, as_text(self.input_file_id), None)
         with tempfile.TemporaryDirectory(prefix="portkey-") as folder:
             path, written = self._write_requests(Path(folder))
-            self.log.info("Checked %s requests, %s bytes.", f"{written.count:,}", f"{written.bytes:,}")
+            self.log.info("Checked %s, %s.", counted(written.count, "request"), counted(written.bytes, "byte"))
             if written.warning:
                 self.log.warning("%s", written.warning)
             return self._recover_or_create_from(context, fields, written.digest, path)

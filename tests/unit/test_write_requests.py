@@ -244,6 +244,7 @@ class TestLimits:
     def test_blank_lines_do_not_count_as_requests(self) -> None:
         requests = [request_line(str(n)) for n in range(3)]
         assert write([*requests, b"\n"], max_requests=3).count(b"\n") == 3
+        assert problems_of(requests, max_requests=1) == ["more than 1 request: use several batches"]
         assert problems_of(requests, max_requests=2) == ["more than 2 requests: use several batches"]
 
     def test_an_endless_source_ends_at_50_000_requests(self) -> None:
