@@ -270,7 +270,7 @@ def as_outcome_unknown(error: PortkeyTransientError, request: Request) -> Portke
 
 
 def _while(request: Request, settings: Settings) -> str:
-    return f"while {request.subject} (connection {settings.conn_id!r}, {request.url})"
+    return f"while {request.subject} ({settings.full_name}, {request.url})"
 
 
 def _source(response: Response, body: Any, settings: Settings) -> _Source:
@@ -366,5 +366,5 @@ def _network_advice(error: BaseException, settings: Settings) -> tuple[str, str]
     problem = "Cannot reach" if unreachable else "No usable response from"
     return (
         f"{problem} {host} ({type(error).__name__}): check host, DNS, firewall and proxy",
-        f"Check the host of connection {settings.conn_id!r}, and DNS, firewall and proxy between this machine and it.",
+        f"Check the host of {settings.full_name}, and DNS, firewall and proxy between this machine and it.",
     )

@@ -40,7 +40,7 @@ class Settings:
     secret.
     """
 
-    #: The connection's id, for messages.
+    #: The connection's id, for messages; empty if it means nothing to their reader.
     conn_id: str
     #: Ends in ``/v1``, without a trailing slash.
     base_url: str
@@ -62,7 +62,12 @@ class Settings:
     @property
     def name(self) -> str:
         """The connection, for the first line of a message."""
-        return f"connection {shorten(self.conn_id, 30)!r}"
+        return f"connection {shorten(self.conn_id, 30)!r}" if self.conn_id else "the connection"
+
+    @property
+    def full_name(self) -> str:
+        """The connection, for the other lines of a message."""
+        return f"connection {self.conn_id!r}" if self.conn_id else "the connection"
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -106,7 +111,7 @@ class Settings:
         """
         Read the fields of an Airflow connection.
 
-        :param conn_id: the connection's id, for messages
+        :param conn_id: the connection's id, for messages; empty if it means nothing to their reader
         :param host: base URL, with or without scheme (``https`` by default) and ``/v1``
         :param port: port of the base URL
         :param schema: path of the base URL, as a connection's URI has it; or ``http`` or ``https``
@@ -115,7 +120,7 @@ class Settings:
         :raises PortkeyInputError: lists all that is missing or invalid
         """
         problems = Problems()
-        subject = f"Invalid connection {shorten(conn_id, 30)!r}"
+        subject = f"Invalid connection {shorten(conn_id, 30)!r}" if conn_id else "Invalid connection"
         base_url = problems.collect(_base_url, host, port, schema) or ""
         fields = problems.collect(_extra, extra)
         if fields is None:  # nothing else can be checked

@@ -58,6 +58,7 @@ class ConnectionHook(BaseHook):
     def __init__(self, portkey_conn_id: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.portkey_conn_id = as_text(portkey_conn_id)
+        self._shown_id = self.portkey_conn_id
         self._headers = task_headers(headers)
         #: Whether Airflow may be asked for the connection once it is known. Not in a signal handler: on Airflow 3 the
         #: code that the signal interrupted may be asking it something, and holds its lock.
@@ -135,7 +136,7 @@ class ConnectionHook(BaseHook):
 
     def _read(self, connection: Connection) -> Settings:
         settings = Settings.from_connection(
-            self.portkey_conn_id,
+            self._shown_id,
             host=connection.host,
             port=connection.port,
             schema=connection.schema,

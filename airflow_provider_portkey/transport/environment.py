@@ -53,7 +53,7 @@ def ssl_context(settings: Settings) -> ssl.SSLContext:
         raise PortkeyInputError(
             message(
                 f"No CA certificates: check {name} ({path!r})",
-                f"Connection {settings.conn_id!r}: {name} names {path!r}, which is not a readable file or folder of CA "
+                f"For {settings.full_name}, {name} names {path!r}, which is not a readable file or folder of CA "
                 f"certificates on this machine ({error}).",
             )
         ) from None
@@ -98,6 +98,6 @@ def proxy_url(settings: Settings) -> str | None:
     raise PortkeyInputError(
         message(
             f"{problem}: use a URL such as http://proxy.example.com:3128, or NO_PROXY",
-            f"Connection {settings.conn_id!r}: {source} names the proxy. NO_PROXY excludes hosts from it.",
+            f"For {settings.full_name}, {source} names the proxy. NO_PROXY excludes hosts from it.",
         )
     )

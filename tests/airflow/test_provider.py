@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from airflow_provider_portkey.exceptions import PortkeyRefusedError
 from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE, get_provider_info
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from tests.conftest import REPO
@@ -116,54 +117,76 @@ def airflow(*args: str, env: dict[str, str] | None = None) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | (env or {}))
 
 
+def connection(standin: StandIn, change: dict[str, Any]) -> str:
+    """Return a connection that works, with this change, as JSON."""
+    fields = {
+        "conn_type": "portkey",
+        "host": standin.url,
+        "password": standin.api_key,
+        "extra": {"virtual_key": standin.virtual_key},
+    }
+    return json.dumps(fields | change).replace("{url}", standin.url)
+
+
+#: What is changed in a connection that works, and words of the result of its test.
+TESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "valid": ({}, ["Connection success"]),
+    "wrong key": (
+        {"password": "wrong"},
+        ["API key rejected by Portkey (HTTP 401): check the password of the connection"],
+    ),
+    "wrong virtual key": (
+        {"extra": {"virtual_key": "other"}},
+        ["Unknown virtual key, provider or config (HTTP 400): check the extra of the connection"],
+    ),
+    "no network": ({"host": "http://127.0.0.1:1"}, ["Cannot reach 127.0.0.1", "Check the host of the connection"]),
+    "wrong URL": ({"host": "{url}/elsewhere"}, ["No API at this address (HTTP 404): check the host of the connection"]),
+    "no provider": ({"extra": {}}, ["virtual_key", "provider", "config", "managed"]),
+    "host of a call": ({"host": "{url}/v1/batches"}, ["Invalid connection: host: remove what follows /v1"]),
+    "CA certificates that are missing": (
+        {"host": "https://gw.example", "extra": {"managed": True, "verify": "/no/such.pem"}},
+        ["No CA certificates", "For the connection, verify"],
+    ),
+}
+
+
 @pytest.mark.usefixtures("airflow_db")
 class TestCommandLine:
     def test_airflow_lists_the_provider_and_the_hook(self) -> None:
         assert "airflow-provider-portkey" in airflow("providers", "list").stdout
         assert "PortkeyHook" in airflow("providers", "hooks", "-o", "plain").stdout
 
-    @pytest.mark.parametrize(
-        ("change", "words"),
-        [
-            pytest.param({}, ["Connection success"], id="valid"),
-            pytest.param(
-                {"password": "wrong"},
-                ["API key rejected by Portkey (HTTP 401): check the password of connection"],
-                id="wrong key",
-            ),
-            pytest.param(
-                {"extra": {"virtual_key": "other"}},
-                ["Unknown virtual key, provider or config (HTTP 400): check the extra of connection"],
-                id="wrong virtual key",
-            ),
-            pytest.param(
-                {"host": "http://127.0.0.1:1"},
-                ["Cannot reach 127.0.0.1", "Check the host of connection"],
-                id="no network",
-            ),
-            pytest.param(
-                {"host": "{url}/elsewhere"},
-                ["No API at this address (HTTP 404): check the host of connection"],
-                id="wrong URL",
-            ),
-            pytest.param({"extra": {}}, ["virtual_key", "provider", "config", "managed"], id="no provider"),
-        ],
-    )
+    @pytest.mark.parametrize(("change", "words"), TESTS.values(), ids=TESTS)
     def test_connections_test_says_what_to_change(
         self, change: dict[str, Any], words: list[str], standin: StandIn
     ) -> None:
-        fields = {
-            "conn_type": "portkey",
-            "host": standin.url,
-            "password": standin.api_key,
-            "extra": {"virtual_key": standin.virtual_key},
-        }
         done = airflow(
             "connections",
             "test",
             "portkey_default",
-            env={"AIRFLOW_CONN_PORTKEY_DEFAULT": json.dumps(fields | change).replace("{url}", standin.url)},
+            env={"AIRFLOW_CONN_PORTKEY_DEFAULT": connection(standin, change)},
         )
         output = " ".join((done.stdout + done.stderr).split())
         for word in words:
             assert word in output
+
+
+@pytest.mark.parametrize(("change", "words"), TESTS.values(), ids=TESTS)
+def test_the_test_of_a_form_does_not_show_the_passing_name_that_airflow_gives_its_connection(
+    change: dict[str, Any], words: list[str], standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SSNUBKYA", connection(standin, change))
+    hook = PortkeyHook("ssnUBkYA")
+    passed, text = hook.test_connection()
+    assert passed is (change == {})
+    assert "ssnubkya" not in text.lower()
+    if not passed:
+        assert [word for word in words if word not in text] == []
+
+
+def test_after_a_test_a_hook_names_its_connection_again(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MINE", connection(standin, {"password": "wrong"}))
+    hook = PortkeyHook("mine")
+    hook.test_connection()
+    with pytest.raises(PortkeyRefusedError, match="check the password of connection 'mine'"):
+        hook.get_batch("batch_1")
