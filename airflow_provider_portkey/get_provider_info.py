@@ -26,37 +26,45 @@ CONNECTION_TYPE: dict[str, Any] = {
     "conn-fields": {
         "virtual_key": _field(
             "Virtual Key",
-            "Slug of the provider credential that the batch was created with. One of virtual key, provider and "
-            "config is needed.",
+            "Slug of the provider credential in Portkey, such as openai-prod. Set Virtual Key, Provider or Config, or "
+            "enable Managed.",
             format="password",
         ),
         "provider": _field(
             "Provider",
-            "Instead of Virtual Key: @ and the slug, such as @openai-prod; or a provider's name, its key in Headers.",
+            "The same slug with an @, such as @openai-prod. Or a provider's name, such as openai, with its API key in "
+            "Headers.",
         ),
-        "config": _field("Config", "Id of a Portkey config (pc-...), or its JSON.", format="password"),
+        "config": _field("Config", "Id of a Portkey config (pc-...), or the config as JSON.", format="password"),
         "managed": _field(
             "Managed",
             "Use Portkey's own managed batches (pk_batch_...) instead of a provider's.",
             "boolean",
         ),
-        "headers": _field("Headers", "Further headers to send, as a JSON object.", format="password"),
+        "headers": _field("Headers", "Additional headers of each request, as a JSON object.", format="password"),
         "auth": _field(
             "Auth",
-            "Header that carries the API key: portkey for x-portkey-api-key (default), bearer for Authorization.",
+            "Header with the API key: x-portkey-api-key (portkey, the default) or Authorization (bearer).",
             enum=["portkey", "bearer"],
         ),
-        "timeout": _field("Timeout", "Seconds for one request in all. Default 90.", "number"),
-        "connect_timeout": _field("Connect Timeout", "Seconds of these for connecting. Default 10.", "number"),
+        "timeout": _field("Timeout", "Timeout of a request in seconds, connecting included. Default: 90.", "number"),
+        "connect_timeout": _field(
+            "Connect Timeout", "Timeout for connecting in seconds, part of Timeout. Default: 10.", "number"
+        ),
         "max_connections": _field(
-            "Max Connections", "How many requests a triggerer has in flight at once. Default 100.", "integer", minimum=1
+            "Max Connections",
+            "Maximum number of requests that a triggerer has in flight. Default: 100.",
+            "integer",
+            minimum=1,
         ),
         "verify": _field(
             "Verify",
-            "true (default), false, or the path of a file of CA certificates to verify the server's certificate with.",
+            "Verify the server's certificate: true (default), false, or the path of a file of CA certificates.",
         ),
         "proxy": _field(
-            "Proxy", "URL of an HTTP proxy; by default the one that the environment names.", format="password"
+            "Proxy",
+            "URL of an HTTP proxy. Default: HTTPS_PROXY or HTTP_PROXY of the environment.",
+            format="password",
         ),
     },
 }

@@ -162,6 +162,12 @@ def test_options_have_defaults_and_are_read_from_strings() -> None:
     assert [read_settings(VIRTUAL_KEY | {"verify": value}).verify for value in verify] == [False, False, True]
 
 
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout", "max_connections"])
+def test_the_connection_form_states_the_default(name: str) -> None:
+    help_text = CONNECTION_TYPE["conn-fields"][name]["description"]
+    assert help_text.endswith(f" Default: {getattr(PLAIN, name):g}.")
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_each_field_of_the_connection_form_is_read_and_checked(name: str) -> None:
     with pytest.raises(PortkeyInputError, match=f"extra: {name} must be "):
