@@ -119,5 +119,8 @@ class CallingHook(ConnectionHook):
         held = AsyncExitStack()
         if settings is not None:
             await held.enter_async_context(aio.shared_session(settings))
+            if not self._entered:  # the hook was left while this call opened the session
+                await held.aclose()
+                return
         held, self._held, self._held_for = self._held, held, settings
         await held.aclose()
