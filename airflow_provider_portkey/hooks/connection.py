@@ -34,7 +34,7 @@ from airflow_provider_portkey.exceptions import (
     PortkeyTransientError,
 )
 from airflow_provider_portkey.settings import Settings, task_headers
-from airflow_provider_portkey.text import message, shorten
+from airflow_provider_portkey.text import message
 from airflow_provider_portkey.transport.environment import ca_changed_at
 
 if TYPE_CHECKING:
@@ -183,19 +183,15 @@ def _lookup_error(conn_id: str, error: Exception) -> Exception:
         return PortkeyConnectionNotFoundError(
             message(
                 f"Connection not found: define it, or check the secrets backend ({conn_id!r})",
-                f"Airflow's message: {error}",
                 "Workers and triggerers must both find it, and the secrets backend must respond.",
             )
         )
+    # From here on the type alone: Airflow's text may quote the connection, and a secrets backend's own text anything.
     if isinstance(error, (AirflowException, ValueError)):
-        # Its text may quote the connection, password included.
         return PortkeyInputError(
             message(f"Airflow cannot read the connection: check its definition ({conn_id!r})", type(error).__name__)
         )
     return PortkeyTransientError(
-        message(
-            f"Connection lookup failed: check the secrets backend ({conn_id!r})",
-            f"{type(error).__name__}: {shorten(str(error), 300)}",
-        ),
+        message(f"Connection lookup failed: check the secrets backend ({conn_id!r})", type(error).__name__),
         origin="network",
     )
