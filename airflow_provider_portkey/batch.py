@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypeAlias
 from urllib.parse import quote, unquote
@@ -81,7 +81,7 @@ class RequestCounts:
         if self == RequestCounts():
             return "request counts unknown"
         completed, failed, total = ("?" if n is None else n for n in (self.completed, self.failed, self.total))
-        return f"{completed} completed, {failed} failed, {total} in all"
+        return f"{completed} succeeded, {failed} failed, {total} in all"
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class Batch:
     :param metadata: the pairs that were given when the batch was created
     :param model: the model that processes it
     :param usage: how many tokens its answers used, under the provider's names: ``input_tokens``, ``output_tokens``, ...
+    :param may_name_output: whether the provider's answer has the key ``output_file_id``, with or without a value
     """
 
     id: str
@@ -145,6 +146,17 @@ class Batch:
     metadata: Mapping[str, Any] | None = None
     model: str | None = None
     usage: Mapping[str, Any] | None = None
+    may_name_output: bool = field(default=False, compare=False, repr=False)
+
+    @property
+    def lacks_output(self) -> bool:
+        """
+        Whether answers are counted, but the file that should hold them is not named.
+
+        OpenAI and LiteLLM may report a batch as completed a moment before they name its output file.
+        """
+        answered = self.status is BatchStatus.COMPLETED and (self.request_counts.completed or 0) > 0
+        return answered and self.may_name_output and self.output_file_id is None
 
     @property
     def status_is_known(self) -> bool:
@@ -196,6 +208,7 @@ class Batch:
             metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
             model=_text(answer.get("model")),
             usage=_usage(answer.get("usage")),
+            may_name_output="output_file_id" in answer,
             **times,
         )
 
@@ -206,7 +219,7 @@ class Batch:
         Every key is always set. ``provider_status`` is the one that Portkey's documentation does not have. Of many
         ``errors`` the first 20 are kept, each text in them cut to 500 characters.
         """
-        answer: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        answer: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         answer["object"] = "batch"
         answer["status"] = self.status.value
         answer["request_counts"] = vars(self.request_counts).copy()
@@ -235,7 +248,9 @@ class Batch:
     def __str__(self) -> str:
         word = self.provider_status
         own_word = "" if word == self.status else f" (the provider's status is {word!r})"
-        return f"Batch {self.id} is {self.status}{own_word}: {self.request_counts}"
+        # A batch that has not been counted yet has counts of 0.
+        is_counted = self.status.is_terminal or self.request_counts.total != 0
+        return f"Batch {self.id} is {self.status}{own_word}: {self.request_counts if is_counted else RequestCounts()}"
 
 
 #: A batch's id, or the dict of a batch, as the operators return it.

@@ -18,9 +18,15 @@ from airflow_provider_portkey.text import message, shorten
 
 @dataclass(frozen=True)
 class DeadlineReached:
-    """The deadline passed before the batch ended; ``last_status`` is what was known of it."""
+    """
+    The deadline passed before the batch ended.
+
+    :param last_status: what was known of it
+    :param silent_for: seconds without any response of Portkey, if there was none at all
+    """
 
     last_status: str
+    silent_for: float | None = None
 
 
 WaitResult: TypeAlias = Batch | DeadlineReached | PortkeyError
@@ -68,11 +74,13 @@ def _batch_from_event(event: Mapping[str, Any]) -> Batch:
 
 
 def _deadline_to_event(reached: DeadlineReached) -> dict[str, Any]:
-    return {"last_status": reached.last_status}
+    silent_for = {} if reached.silent_for is None else {"silent_for": reached.silent_for}
+    return {"last_status": reached.last_status, **silent_for}
 
 
 def _deadline_from_event(event: Mapping[str, Any]) -> DeadlineReached:
-    return DeadlineReached(_text(event["last_status"]))
+    silent_for = event.get("silent_for")
+    return DeadlineReached(_text(event["last_status"]), None if silent_for is None else float(silent_for))
 
 
 def _error_to_event(error: PortkeyError) -> dict[str, Any]:

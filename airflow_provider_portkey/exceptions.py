@@ -63,6 +63,8 @@ class PortkeyApiError(PortkeyError):
     :param origin: who failed: ``"portkey"``, the ``"provider"`` behind it, the ``"network"``, or ``"gateway"`` where
         the response does not show whether Portkey or a proxy in front of it responded
     :param retry_after: seconds that the response asked to wait, ``None`` if it did not
+    :param is_foreign: whether the response is neither Portkey's nor a provider's JSON, so that something in front of
+        the gateway may have sent it
     """
 
     # Airflow's base has a class attribute of this name and another meaning.
@@ -75,11 +77,13 @@ class PortkeyApiError(PortkeyError):
         status_code: int | None = None,
         origin: Origin = "gateway",
         retry_after: float | None = None,
+        is_foreign: bool = False,
     ) -> None:
         super().__init__(message)
         self.status_code = status_code
         self.origin = origin
         self.retry_after = retry_after
+        self.is_foreign = is_foreign
 
 
 class PortkeyTransientError(PortkeyApiError):

@@ -23,7 +23,7 @@ from airflow_provider_portkey.exceptions import (
 from airflow_provider_portkey.http import MAX_RESPONSE_BYTES, Request, Response
 from airflow_provider_portkey.retry import parse_retry_after
 from airflow_provider_portkey.settings import KEY_HEADERS, ROUTE_HEADERS, Settings
-from airflow_provider_portkey.text import decode_json, message, shorten
+from airflow_provider_portkey.text import decode_json, message, sentence, shorten
 
 # How much of a body that is not JSON is quoted.
 _MAX_TEXT_BYTES = 100_000
@@ -115,6 +115,21 @@ _MEANINGS: dict[tuple[int, Origin | None], _Meaning] = {
 _UNKNOWN_NAME = re.compile(r"keys are not valid|Invalid provider", re.IGNORECASE)
 #: What the gateway says, with HTTP 500, of requests that can never succeed.
 _PERMANENT = re.compile(r"Model is required|Invalid model slug|Invalid file extension")
+#: What OpenAI says of a path that it does not have.
+_UNKNOWN_PATH = re.compile(r"Invalid URL \(")
+#: Types of errors in providers' words: such an error is a provider's, also where nothing names it.
+_PROVIDER_TYPES = {
+    "api_error",
+    "authentication_error",
+    "insufficient_quota",
+    "invalid_request_error",
+    "not_found_error",
+    "overloaded_error",
+    "permission_error",
+    "provider_error",
+    "rate_limit_error",
+    "server_error",
+}
 _OTHER = _Meaning(PortkeyRefusedError, "Request rejected by {who}", "{text}")
 
 
@@ -130,13 +145,13 @@ def error_from_response(response: Response, request: Request, settings: Settings
     body = decode_json(response.body)
     status = response.status
     source = _source(response, body, settings)
-    text = _text_of(response, body, settings).rstrip(".") or "empty body"
+    text = _text_of(response, body, settings) or "empty body"
     real_status = _real_status(status, body)
     meaning = _meaning_of(real_status, source.origin, text, settings)
     placeholders = {
         "who": source.name,
         "connection": settings.name,
-        "argument": request.argument or "what was sent",
+        "argument": request.argument or _param(body, settings) or "what was sent",
         "what": {"batch_id": "batch", "file_id": "file"}.get(request.argument or "", "resource"),
         "text": text,
     }
@@ -144,16 +159,17 @@ def error_from_response(response: Response, request: Request, settings: Settings
     if 300 <= status < 400:
         location = re.sub(r"//[^/?#]*@", "//", response.headers.get("location", "")).split("?")[0]
         target = f"to {shorten(settings.redact(location))}" if location else "without a Location"
-        text = f"redirect {target}, not followed since it would send the API key to another address"
+        text = f"redirect {target}, not followed since it would send the API key to another address."
     return meaning.error(
         message(
             f"{cause[0].upper()}{cause[1:]} (HTTP {real_status}): {remedy}",
-            f"HTTP {status} from {source.name} {_while(request, settings)}: {text}.",
+            f"HTTP {status} from {source.name} {_while(request, settings)}: {sentence(text)}",
             advice,
         ),
         status_code=real_status,
         origin=source.origin,
         retry_after=parse_retry_after(response.headers, time.time()),
+        is_foreign=_is_foreign(response, body),
     )
 
 
@@ -169,7 +185,7 @@ def unexpected_body(
         message(
             f"{cause}: check the host of {settings.name}" if source.origin == "gateway" else f"{cause}: {text}",
             f"HTTP {response.status} from {source.name} {_while(request, settings)}.",
-            f"Unexpected body ({problem}): {text}",
+            sentence(f"Unexpected body ({problem}): {text}"),
         ),
         status_code=response.status,
         origin=source.origin,
@@ -182,8 +198,10 @@ def no_rows(response: Response, request: Request, settings: Settings) -> Portkey
     return PortkeyTransientError(
         message(
             "No answers in the batch's output: usually not ready yet, retry later",
-            f"HTTP {response.status} from {source.name} {_while(request, settings)}, without a row of answers: "
-            f"{_text_of(response, None, settings) or 'empty body'}",
+            sentence(
+                f"HTTP {response.status} from {source.name} {_while(request, settings)}, without a row of answers: "
+                f"{_text_of(response, None, settings) or 'empty body'}"
+            ),
         ),
         status_code=response.status,
         origin=source.origin,
@@ -245,9 +263,9 @@ def network_error(
     """
     root = _root_cause(error)
     cause, advice = _network_advice(root, settings)
-    words = shorten(settings.redact(str(root) or "no details"), 300).rstrip(".")
+    words = shorten(settings.redact(str(root) or "no details"), 300)
     return PortkeyTransientError(
-        message(cause, f"No response {_while(request, settings)}: {type(root).__name__}: {words}.", advice),
+        message(cause, sentence(f"No response {_while(request, settings)}: {type(root).__name__}: {words}"), advice),
         origin="network",
         was_sent=was_sent,
     )
@@ -282,9 +300,24 @@ def _source(response: Response, body: Any, settings: Settings) -> _Source:
         provider = response.headers.get("x-portkey-provider")
     if isinstance(provider, str) and provider:
         return _Source("provider", f"provider {shorten(settings.redact(provider), 20)!r}")
-    if any(error.get("type") == "provider_error" for error in _errors(body)):
+    if any(error.get("type") in _PROVIDER_TYPES for error in _errors(body)[1:]):
         return _Source("provider", "the provider")
     return _Source("gateway", "the proxy" if response.status == 407 else "the gateway")
+
+
+def _is_foreign(response: Response, body: Any) -> bool:
+    """Whether nothing in a response shows that Portkey or a provider wrote it."""
+    if not isinstance(body, Mapping) or "html-message" in body:  # the gateway wraps a page of text so
+        return not response.body.startswith(b"Portkey Error")
+    own = body.get("status") == "failure" or body.get("ok") is False  # the second one is of the gateway's router
+    named = body.get("provider") or response.headers.get("x-portkey-provider")
+    return not (own or named or isinstance(body.get("error"), Mapping))
+
+
+def _param(body: Any, settings: Settings) -> str:
+    """Return the argument that an error is about, in the provider's words; empty if it names none."""
+    params = [error.get("param") for error in _errors(body)]
+    return next((shorten(settings.redact(param), 30) for param in params if isinstance(param, str)), "")
 
 
 def _real_status(status: int, body: Any) -> int:
@@ -312,6 +345,8 @@ def _meaning_of(status: int, origin: Origin, text: str, settings: Settings) -> _
         return _NO_KEY
     if status == 401 and origin == "gateway" and "x-portkey-api-key" not in sent:
         return _AUTHORIZATION
+    if status == 404 and _UNKNOWN_PATH.search(text):
+        origin = "gateway"  # it is about the path, and not about what the path names
     kind = 500 if status >= 500 else 300 if 300 <= status < 400 else status
     keys: list[tuple[int, Origin | None]] = [(status, origin), (status, None), (kind, None)]
     return next((_MEANINGS[key] for key in keys if key in _MEANINGS), _OTHER)
@@ -350,6 +385,12 @@ def _network_advice(error: BaseException, settings: Settings) -> tuple[str, str]
     """Return the first line for a network error, and what did not fit into it."""
     host = shorten(urlsplit(settings.base_url).hostname or "the host", 25)
     kind = f"{type(error).__name__} {error}"
+    # OpenSSL's words for what is no TLS at all; they differ between its versions.
+    if re.search(r"WRONG_VERSION_NUMBER|wrong version number|RECORD_LAYER_FAILURE|record layer failure", kind):
+        return (
+            f"{host} does not speak TLS: if it is plain HTTP, write http:// in host ({settings.name})",
+            "The connection's host without a scheme means https://.",
+        )
     if re.search(r"SSL|certificate|Certificate", kind):
         return (
             f"TLS handshake with {host} failed: check verify of {settings.name}",

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_portkey.exceptions import PortkeyApiError, PortkeyRefusedError, PortkeyTransientError
@@ -27,13 +28,18 @@ MAX_INLINE_RETRY_AFTER = 10.0
 MAX_RETRY_AFTER = 600.0
 
 
-def is_retryable(error: BaseException) -> bool:
+def is_retryable(error: BaseException, *, is_polled: bool = False) -> bool:
     """
     Whether the same call may be sent again, as one of :data:`MAX_ATTEMPTS`.
 
     An unknown batch or file is retried: just after its creation, the replica that answers may not know it yet.
+
+    :param is_polled: whether the caller will repeat the call anyway: then a rate limit without ``Retry-After`` is left
+        to its next poll, since more requests would prolong it
     """
     if isinstance(error, PortkeyTransientError):
+        if is_polled and error.status_code == 429 and not error.retry_after:
+            return False
         return (error.retry_after or 0) <= MAX_INLINE_RETRY_AFTER
     return isinstance(error, PortkeyRefusedError) and error.status_code == 404 and error.origin != "gateway"
 
@@ -76,7 +82,8 @@ def tenacity_policy(retry_within: float | None, log: Log) -> dict[str, Any]:
     """
     Return the arguments of ``tenacity.Retrying`` and ``tenacity.AsyncRetrying``.
 
-    :param retry_within: seconds after which no further attempt begins; ``None`` for no limit
+    :param retry_within: seconds after which no further attempt begins, for a wait that polls; ``None`` for any other
+        call, which has no limit
     :param log: gets one debug line per failed attempt
     """
     from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, stop_any, stop_before_delay
@@ -94,7 +101,7 @@ def tenacity_policy(retry_within: float | None, log: Log) -> dict[str, Any]:
             stop_after_attempt(MAX_ATTEMPTS), stop_before_delay(math.inf if retry_within is None else retry_within)
         ),
         "wait": wait,
-        "retry": retry_if_exception(is_retryable),
+        "retry": retry_if_exception(partial(is_retryable, is_polled=retry_within is not None)),
         "before_sleep": before_sleep,
         "reraise": True,
     }

@@ -6,6 +6,7 @@ import random
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,11 +23,10 @@ from airflow_provider_portkey.exceptions import (
     PortkeyBatchTimeoutError,
     PortkeyError,
     PortkeyRequestsFailedError,
-    PortkeyTransientError,
 )
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.settings import task_headers
-from airflow_provider_portkey.text import duration, message
+from airflow_provider_portkey.text import duration, message, sentence, shorten
 from airflow_provider_portkey.verdict import Outcome, Policy, judge
 from airflow_provider_portkey.wait import Progress, Schedule, as_seconds
 
@@ -139,20 +139,22 @@ class BatchTask(PortkeyTask):
         """
         Retrieve the batch; return the task's result, or ``None`` if it has to wait.
 
-        A transient failure is logged and counts as "still waiting".
+        A failure that does not end the wait is logged.
         """
         try:
             batch = self.hook.get_batch(self.batch_id, retry_within=self._deadline - time.monotonic())
-        except PortkeyTransientError as error:
-            self._progress.record_failure(error, self.log)
+        except PortkeyError as error:
+            if not self._progress.record_failure(error, self.log):
+                raise
             return None
         return self._handle_batch(context, batch)
 
     def _handle_batch(self, context: Context, batch: Batch) -> dict[str, Any] | None:
         """Record a response; return what :meth:`_finish_if_terminal` does."""
-        if not batch.status.is_terminal:  # the verdict reports the end
+        if not self._progress.is_over(batch, self.log):
             self._progress.record_status(batch, self.log)
-        return self._finish_if_terminal(context, batch)
+            return None
+        return self._finish_if_terminal(context, batch)  # the verdict reports the end
 
     def _finish_if_terminal(self, context: Context, batch: Batch) -> dict[str, Any] | None:
         """
@@ -189,17 +191,19 @@ class BatchTask(PortkeyTask):
         result = self._poll(context) if batch is None else self._handle_batch(context, batch)
         while result is None:
             if self.deferrable:
-                self._defer(context, started_at)
+                return self._defer(context, started_at)
             delay = schedule.delay(random.random(), self._progress.retry_after)
             if delay is None:
-                self._raise_timeout()
+                return self._end_at_deadline(context)
+            delay = min(delay, self._progress.grace_left or delay)
+            self._progress.report(delay, schedule.left, self.log)
             time.sleep(delay)
             result = self._poll(context)
         return result
 
-    def _defer(self, context: Context, started_at: float) -> NoReturn:
+    def _defer(self, context: Context, started_at: float) -> dict[str, Any]:
         """
-        Pass the wait to the triggerer until ``timeout`` seconds after ``started_at``.
+        Pass the wait to the triggerer until ``timeout`` seconds after ``started_at``; end it if these have passed.
 
         Each parameter of the trigger that the task has as an attribute of the same name is passed on, also one that a
         subclass adds.
@@ -208,8 +212,9 @@ class BatchTask(PortkeyTask):
 
         left = started_at + self.timeout - time.time()
         if left <= 0:
-            self._raise_timeout()
-        self.log.info("Deferring: polling every %s for at most %s.", duration(self.poke_interval), duration(left))
+            return self._end_at_deadline(context)
+        text = "Deferring: polling every %s for at most %s. A triggerer must run."
+        self.log.info(text, duration(self.poke_interval), duration(left))
         reason = self._needs_worker(context) if self.end_from_trigger else None
         if reason:
             self.log.info("The task will end on a worker, despite end_from_trigger, because of %s.", reason)
@@ -218,6 +223,7 @@ class BatchTask(PortkeyTask):
             "started_at": started_at,
             "deadline": started_at + self.timeout,
             "end_from_trigger": self.end_from_trigger and not reason,
+            "answered": self._progress.answered,
         }
         self.defer(
             trigger=PortkeyBatchTrigger(**arguments),
@@ -254,16 +260,48 @@ class BatchTask(PortkeyTask):
             raise ended
         if isinstance(ended, DeadlineReached):
             self._progress.last_status = ended.last_status
-            self._raise_timeout()
+            self._raise_timeout(ended.silent_for)
         result = self._finish_if_terminal(context, ended)
         assert result is not None  # from_event accepts no batch in flight
         return result
 
-    def _raise_timeout(self) -> NoReturn:
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after a deferral. If Airflow's own timeout ended it, poll once more, as at each deadline."""
+        # Airflow 2 reports "Trigger/execution timeout", Airflow 3 "Trigger timeout".
+        if next_method != "__fail__" or not str((next_kwargs or {}).get("error")).endswith("timeout"):
+            return super().resume_execution(next_method, next_kwargs, context)
+        self.log.warning("Airflow ended the deferral, since no trigger did: check that a triggerer runs.")
+        self._progress = Progress(polled=True, answered=True)
+        result = self._poll(context) if self.batch_id else None
+        return self._end_at_deadline(context) if result is None else result
+
+    def _end_at_deadline(self, context: Context) -> dict[str, Any]:
+        """End a wait whose time has passed: with what it had not believed yet, or with a timeout."""
+        pending = self._progress.pending
+        if isinstance(pending, PortkeyError):
+            raise pending
+        result = self._finish_if_terminal(context, pending) if pending else None
+        if result is None:
+            self._raise_timeout(self._progress.silent_for)
+        return result
+
+    def _raise_timeout(self, silent_for: float | None) -> NoReturn:
+        """
+        Raise the error of a timeout.
+
+        :param silent_for: seconds without any response, if there was none at all
+        """
+        first_line = f"Batch still in flight after {duration(self.timeout)}: {self._timeout_remedy}"
+        if silent_for is not None:
+            address = f"connection {self.portkey_conn_id!r}"
+            with suppress(PortkeyError):  # which ended the wait as well
+                address = self.hook.base_url
+            silence = duration(min(round(silent_for, 1), self.timeout))
+            first_line = f"Portkey never answered in {silence} ({shorten(address, 45)}): check host, DNS and proxy"
         raise PortkeyBatchTimeoutError(
             message(
-                f"Batch still in flight after {duration(self.timeout)}: {self._timeout_remedy}",
-                f"Batch {self.batch_id} had not ended within the task's timeout of {self.timeout:g} s.",
-                f"Last known status: {self._progress.last_status}",
+                first_line,
+                f"Batch {self.batch_id} had not ended within the task's timeout of {duration(self.timeout)}.",
+                sentence(f"Last known status: {self._progress.last_status}"),
             )
         )

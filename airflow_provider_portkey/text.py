@@ -36,6 +36,12 @@ def counted(count: int | str, noun: str) -> str:
     return f"{shown} {noun}" if shown == "1" else f"{shown} {noun}s"
 
 
+def sentence(text: str) -> str:
+    """Return ``text`` with a full stop, unless it ends a sentence already."""
+    text = text.rstrip()
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
 def duration(seconds: float) -> str:
     """Return a duration as people write it: ``90 s``, ``26 h``, ``7 d``."""
     if seconds == math.inf:

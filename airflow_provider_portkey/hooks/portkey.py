@@ -79,7 +79,8 @@ class PortkeyHook(CallingHook):
         Retrieve a batch.
 
         :param batch_id: the batch's id, plain or percent-encoded, or the dict of a batch
-        :param retry_within: seconds after which no further attempt begins; default: no limit
+        :param retry_within: for a caller that polls: seconds after which no further attempt begins. A rate limit
+            without ``Retry-After`` is then left to the caller's next poll; default: no limit
         :return: the batch as its provider describes it now
         """
         return self._call(

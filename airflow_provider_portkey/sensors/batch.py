@@ -7,19 +7,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from airflow.exceptions import AirflowRescheduleException  # common.compat has it under no name
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
 )
 
 from airflow_provider_portkey.batch import BatchId
+from airflow_provider_portkey.exceptions import PortkeyError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.task import BatchTask
 from airflow_provider_portkey.verdict import FailOnRequestErrors
+from airflow_provider_portkey.wait import Progress, as_seconds, poll_interval
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -71,6 +75,9 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
         fail_on_request_errors: FailOnRequestErrors = "all",
         **kwargs: Any,
     ) -> None:
+        for name in ("timeout", "poke_interval", "max_wait"):
+            if kwargs.get(name) is not None:
+                as_seconds(name, kwargs[name], above_zero=name == "max_wait")
         super().__init__(**kwargs)
         self.batch_id = batch_id
         self._init_connection(portkey_conn_id, headers)
@@ -78,27 +85,59 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Poll the batch once."""
-        with self._skip_instead_of_failing():
-            result = self._poll(context)
+        result = self._poll(context)
         return PokeReturnValue(is_done=result is not None, xcom_value=result)
 
     def execute(self, context: Context) -> Any:
         """Wait in the task's mode."""
         with self._skip_instead_of_failing():
-            if not self.deferrable:
-                try:
-                    return super().execute(context)
-                except AirflowSensorTimeout:
-                    pass
-                except AirflowSkipException as skip:
-                    if skip.__cause__ is not None:  # poke's own; Airflow's, on a timeout with soft_fail, has none
-                        raise
-                self._raise_timeout()
             started_at = time.time()
-            first = self.poke(context)
+            if not self.deferrable:
+                return self._wait_in_loop(context)
+            first: Any = None
+            try:
+                first = self.poke(context)
+            except (AirflowFailException, AirflowSensorTimeout, AirflowSkipException):
+                raise
+            except Exception:
+                if not self.silent_fail:
+                    raise
+                self.log.exception("Poll failed, which silent_fail ignores.")
             if first:
-                return first.xcom_value
-            self._defer(context, started_at)
+                return first.xcom_value if isinstance(first, PokeReturnValue) else None
+            return self._defer(context, started_at)
+
+    def _wait_in_loop(self, context: Context) -> Any:
+        """Wait in Airflow's own loop, in mode poke or reschedule."""
+        self._progress = Progress(silent_fail=self.silent_fail)
+        if self.reschedule and _was_rescheduled(context["ti"], context):
+            # The processes before this one polled, but cannot pass on what they saw. One that was refused at its first
+            # poll has failed, so all others count as answered.
+            self._progress = Progress(polled=True, answered=True, silent_fail=self.silent_fail)
+        # Airflow's loop skips in only some of the cases, without the reason, and a skip of its own after a timeout
+        # looks like one that a subclass raised: so `execute` alone skips.
+        options = self.soft_fail, self.never_fail
+        self.soft_fail = self.never_fail = False
+        try:
+            return super().execute(context)
+        except AirflowSensorTimeout as error:
+            if isinstance(error, PortkeyError):
+                raise
+        finally:
+            self.soft_fail, self.never_fail = options
+        return self._end_at_deadline(context)
+
+    @property
+    def reschedule(self) -> bool:
+        """Whether Airflow's loop leaves this process after a poll."""
+        # Not during a grace: the next process would not know when it began.
+        progress = vars(self).get("_progress")
+        return self.mode == "reschedule" and (progress is None or progress.grace_left is None)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after a deferral, and skip as in every other mode."""
+        with self._skip_instead_of_failing():
+            return super().resume_execution(next_method, next_kwargs, context)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """End as the trigger's event says."""
@@ -106,19 +145,39 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
             return self._handle_event(context, event)
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
-        # Airflow's own method would sleep beyond the timeout, and ignores Retry-After.
-        interval = super()._get_next_poke_interval(started_at, run_duration, poke_count)
-        left = max(self.timeout - run_duration(), _SHORTEST_RESCHEDULE if self.reschedule else 0.0)
-        return min(max(interval, self._progress.retry_after), left)
+        # Airflow's own method would sleep beyond the timeout, ignores Retry-After, and overflows at the 1,025th poke.
+        waited = run_duration()
+        max_wait = None if self.max_wait is None else as_seconds("max_wait", self.max_wait)
+        interval = poll_interval(self.poke_interval, waited, self.exponential_backoff, max_wait)
+        left = max(self.timeout - waited, _SHORTEST_RESCHEDULE if self.reschedule else 0.0)
+        delay = min(max(interval, self._progress.retry_after), left)
+        delay = min(delay, self._progress.grace_left or delay)
+        self._progress.report(delay, left, self.log)
+        return delay
 
     @contextmanager
     def _skip_instead_of_failing(self) -> Iterator[None]:
         """Skip with the reason, in every mode; Airflow's base class skips only in some, and without the reason."""
         try:
             yield
-        except (AirflowFailException, AirflowSensorTimeout) as error:
-            if not (self.soft_fail or self.never_fail):
+        except (AirflowRescheduleException, AirflowSkipException):
+            raise
+        except (AirflowTaskTimeout, Exception) as error:
+            may_skip = isinstance(error, (AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout))
+            if not (self.never_fail or (self.soft_fail and may_skip)):
                 raise
             # Logged here, since Airflow's base class replaces the text after a deferral.
             self.log.warning("Skipping instead of failing: %s", error)
             raise AirflowSkipException(str(error)) from error
+
+
+def _was_rescheduled(ti: Any, context: Context) -> bool:
+    """Whether another process has polled for this task instance before."""
+    if hasattr(ti, "get_first_reschedule_date"):
+        return ti.get_first_reschedule_date(context) is not None
+    # Airflow 2, whose tasks read the database.
+    from airflow.models.taskreschedule import TaskReschedule
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        return session.scalar(TaskReschedule.stmt_for_task_instance(ti).limit(1)) is not None

@@ -14,14 +14,12 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_portkey.batch import Batch, BatchId, as_id
 from airflow_provider_portkey.events import DeadlineReached, WaitResult, to_event
-from airflow_provider_portkey.exceptions import PortkeyConnectionNotFoundError, PortkeyError, PortkeyTransientError
+from airflow_provider_portkey.exceptions import PortkeyError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.settings import task_headers
 from airflow_provider_portkey.verdict import FailOnRequestErrors, Outcome, Policy, judge
-from airflow_provider_portkey.wait import Progress, Schedule, as_seconds
+from airflow_provider_portkey.wait import HOUR, Log, Progress, Schedule, as_seconds
 
-#: How many seconds a wait continues while Airflow does not find its connection.
-MISSING_CONNECTION_GRACE = 600.0
 #: How many seconds a trigger waits before its first poll, unless its interval is short: until then Airflow 3 may not
 #: know that the task has left its worker, and a provider may not know its new batch.
 FIRST_POLL_DELAY = 5.0
@@ -55,6 +53,10 @@ class PortkeyBatchTrigger(BaseTrigger):
     :param cancel_from_trigger: cancel the batch also when a person clears or marks the task while it is deferred.
         Airflow reports this from 3.3 on, but 3.3.0 to 3.3.2 also when a triggerer hands its waits to another one. A
         cleared task may have re-attached to the batch before that, and must then be cleared once more
+    :param answered: whether the worker's poll was answered with the batch. Then a response that neither Portkey nor a
+        provider wrote does not end the wait, and a rejected key only after two minutes; otherwise only from this
+        trigger's first answered poll on
+    :param silent_fail: let a missing connection never end the wait; default: after ten minutes
     """
 
     batch_id: BatchId
@@ -70,6 +72,8 @@ class PortkeyBatchTrigger(BaseTrigger):
     fail_on_request_errors: FailOnRequestErrors = "all"
     do_xcom_push: bool = True
     cancel_from_trigger: bool = False
+    answered: bool = False
+    silent_fail: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -77,7 +81,7 @@ class PortkeyBatchTrigger(BaseTrigger):
         self.headers = task_headers(self.headers) or None
         self.started_at = time.time() if self.started_at is None else self.started_at
         self.poke_interval = as_seconds("poke_interval", self.poke_interval)
-        self.max_wait = None if self.max_wait is None else as_seconds("max_wait", self.max_wait)
+        self.max_wait = None if self.max_wait is None else as_seconds("max_wait", self.max_wait, above_zero=True)
         self.allowed_statuses = [str(status) for status in self.allowed_statuses]
 
     @classmethod
@@ -151,7 +155,7 @@ class PortkeyBatchTrigger(BaseTrigger):
         (self.log.warning if verdict.warn else self.log.info)("%s", verdict.reason)
         return True
 
-    async def _wait(self) -> Batch | DeadlineReached:
+    async def _wait(self) -> WaitResult:
         """Return the batch that has ended, or what was known of it at the deadline."""
         assert self.started_at is not None
         assert not isinstance(self.poke_interval, timedelta)
@@ -163,33 +167,35 @@ class PortkeyBatchTrigger(BaseTrigger):
             exponential_backoff=self.exponential_backoff,
             max_wait=self.max_wait,
         )
-        progress = Progress()
-        missing_since: float | None = None
+        progress = Progress(polled=True, answered=self.answered, silent_fail=self.silent_fail)
         # The worker has just polled. A random part of the interval keeps the triggers that a restarted triggerer
         # starts all at once from polling in step ever after.
         delay = schedule.delay(random.random())
         if delay is not None:
             least = FIRST_POLL_DELAY if delay > 2 * FIRST_POLL_DELAY else 0.0
-            await asyncio.sleep(least + (delay - least) * random.random())
+            await _sleep(least + (delay - least) * random.random(), schedule, progress, self.log)
         async with PortkeyHook(self.portkey_conn_id, self.headers) as hook:
             while True:
                 try:
                     batch = await hook.aget_batch(self.batch_id, retry_within=schedule.left)
-                except PortkeyTransientError as error:
-                    missing_since = None
-                    progress.record_failure(error, self.log)
-                except PortkeyConnectionNotFoundError as error:
-                    # The worker has just read it: a secrets backend that is down for a moment looks the same.
-                    missing_since = missing_since or time.monotonic()
-                    if time.monotonic() - missing_since > MISSING_CONNECTION_GRACE:
+                except PortkeyError as error:
+                    if not progress.record_failure(error, self.log):
                         raise
-                    progress.record_failure(PortkeyTransientError(str(error), origin="network"), self.log)
                 else:
-                    missing_since = None
                     progress.record_status(batch, self.log)
-                    if batch.status.is_terminal:
+                    if progress.is_over(batch, self.log):
                         return batch
                 delay = schedule.delay(random.random(), progress.retry_after)
                 if delay is None:
-                    return DeadlineReached(progress.last_status)
-                await asyncio.sleep(delay)
+                    return progress.pending or DeadlineReached(progress.last_status, progress.silent_for)
+                await _sleep(min(delay, progress.grace_left or delay), schedule, progress, self.log)
+
+
+async def _sleep(delay: float, schedule: Schedule, progress: Progress, log: Log) -> None:
+    """Sleep until the next poll, but log at least once an hour that the wait is alive."""
+    while True:
+        progress.report(delay, schedule.left, log)
+        await asyncio.sleep(min(delay, HOUR))
+        delay -= HOUR
+        if delay <= 0:
+            return

@@ -23,7 +23,7 @@ def test_every_mode_pushes_the_same_xcoms_and_downstream_tasks_use_them(airflow:
     standin.script("batch_modes", "completed")
 
     assert set(run.wait(300).values()) == {"success"}
-    completed = "Batch batch_modes is completed: 98 completed, 2 failed, 100 in all; "
+    completed = "Batch batch_modes is completed: 98 succeeded, 2 failed, 100 in all; "
     for wait, (_, kwargs) in WAITS.items():
         assert run.xcoms(wait) == expected_xcoms("batch_modes"), wait
         assert run.xcoms(f"use_{wait}") == {"return_value": "file-batch_modes-output"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_portkey.triggers import batch
+from airflow_provider_portkey import wait
 from airflow_provider_portkey.triggers.batch import PortkeyBatchTrigger
 from airflow_provider_portkey.wait import Progress
 from tests.server.gateway import Gateway
@@ -44,6 +44,8 @@ def test_every_argument_reaches_the_triggerer() -> None:
         fail_on_request_errors="any",
         do_xcom_push=False,
         cancel_from_trigger=True,
+        answered=True,
+        silent_fail=True,
     )
     assert reload_trigger(trigger).serialize() == trigger.serialize()
 
@@ -65,6 +67,8 @@ def test_arguments_other_than_batch_id_have_defaults() -> None:
         "fail_on_request_errors": "all",
         "do_xcom_push": True,
         "cancel_from_trigger": False,
+        "answered": False,
+        "silent_fail": False,
     }
 
 
@@ -98,13 +102,13 @@ def test_a_deadline_that_passed_while_no_triggerer_ran_leaves_one_poll(standin: 
     assert event == {
         "batch_id": "batch_1",
         "event": "timeout",
-        "last_status": "Batch batch_1 is in_progress: 40 completed, 1 failed, 100 in all",
+        "last_status": "Batch batch_1 is in_progress: 40 succeeded, 1 failed, 100 in all",
     }
     assert len(standin.requests) == 1
 
 
 def test_a_connection_that_stays_missing_ends_the_wait_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "MISSING_CONNECTION_GRACE", 0.1)
+    monkeypatch.setattr(wait, "MISSING_CONNECTION_GRACE", 0.1)
     event = fire(PortkeyBatchTrigger("batch_1", "no_such_connection", poke_interval=0.02))
 
     assert (event["event"], event["error"]) == ("error", "PortkeyConnectionNotFoundError")
@@ -119,15 +123,21 @@ def test_a_short_outage_of_the_secrets_backend_does_not_end_the_wait(
     standin.script("batch_1", "completed")
     monkeypatch.delenv("AIRFLOW_CONN_PORTKEY_DEFAULT")
     failed = threading.Event()
-    monkeypatch.setattr(Progress, "record_failure", lambda *args: failed.set())
+
+    def record_failure(*args: Any) -> bool:
+        failed.set()
+        return tolerate(*args)
+
+    tolerate = Progress.record_failure
+    monkeypatch.setattr(Progress, "record_failure", record_failure)
 
     async def restore_connection() -> dict[str, Any]:
-        wait = asyncio.ensure_future(only_event(PortkeyBatchTrigger("batch_1", poke_interval=0.05)))
+        waiting = asyncio.ensure_future(only_event(PortkeyBatchTrigger("batch_1", poke_interval=0.05)))
         await asyncio.to_thread(failed.wait, 10)
         set_connection(
             monkeypatch, host=standin.url, password=standin.api_key, extra={"virtual_key": standin.virtual_key}
         )
-        return await wait
+        return await waiting
 
     assert asyncio.run(restore_connection())["event"] == "ended"
 
@@ -136,11 +146,11 @@ def test_a_rotated_key_is_used_during_the_wait(standin: StandIn, monkeypatch: py
     standin.script("batch_1", *["in_progress"] * 4, "completed")
 
     async def rotate() -> dict[str, Any]:
-        wait = asyncio.ensure_future(only_event(PortkeyBatchTrigger("batch_1", poke_interval=0.05)))
+        waiting = asyncio.ensure_future(only_event(PortkeyBatchTrigger("batch_1", poke_interval=0.05)))
         await asyncio.to_thread(standin.wait_for, 2)
         set_connection(monkeypatch, host=standin.url, password="pk-new", extra={"virtual_key": standin.virtual_key})
         standin.api_key = "pk-new"
-        return await wait
+        return await waiting
 
     assert asyncio.run(rotate())["event"] == "ended"
 

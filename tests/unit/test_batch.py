@@ -43,7 +43,7 @@ class TestStatus:
 
     def test_str_has_the_documented_status_and_the_provider_s_word(self) -> None:
         assert str(batch(status="ended", request_counts={"total": 3, "failed": 1})) == (
-            "Batch batch_1 is completed (the provider's status is 'ended'): ? completed, 1 failed, 3 in all"
+            "Batch batch_1 is completed (the provider's status is 'ended'): ? succeeded, 1 failed, 3 in all"
         )
         assert str(batch()) == "Batch batch_1 is in_progress: request counts unknown"
 

@@ -14,6 +14,7 @@ from airflow_provider_portkey.exceptions import PortkeyApiError
 from airflow_provider_portkey.exceptions import PortkeyRefusedError as Refused
 from airflow_provider_portkey.exceptions import PortkeyTransientError as Transient
 from airflow_provider_portkey.failures import network_error
+from airflow_provider_portkey.text import sentence
 from tests.support.calls import API_KEY, PLAIN, SECRETS, VIRTUAL_KEY, WITH_SECRETS, error_of, read_settings
 
 
@@ -329,7 +330,7 @@ def test_an_error_says_who_failed_and_what_to_change(failure: Failure) -> None:
     call = "while retrieving batch 'batch_1' (connection 'my_portkey', https://api.portkey.ai/v1/batches/batch_1)"
     first, *details = str(error).splitlines()
     assert first == failure.first_line
-    assert f"HTTP {failure.status} from {failure.who} {call}: {failure.words}." in details
+    assert f"HTTP {failure.status} from {failure.who} {call}: {sentence(failure.words)}" in details
     assert failure.advice in details[-1]
 
 

@@ -61,6 +61,22 @@ def test_only_failures_that_may_pass_soon_are_retried(error: Exception, retried:
     assert is_retryable(error) is retried
 
 
+@pytest.mark.parametrize(
+    ("error", "retried"),
+    [
+        (Transient("x", status_code=429), False),
+        (Transient("x", status_code=429, retry_after=0), False),
+        (Transient("x", status_code=429, retry_after=5), True),
+        (Transient("x", status_code=503), True),
+        (Transient("x"), True),
+    ],
+    ids=lambda value: f"{value.status_code}, {value.retry_after}" if isinstance(value, Transient) else str(value),
+)
+def test_a_rate_limit_without_retry_after_is_left_to_the_next_poll(error: Transient, retried: bool) -> None:
+    assert is_retryable(error, is_polled=True) is retried
+    assert is_retryable(error)
+
+
 def test_backoff_doubles_up_to_its_maximum_and_never_undercuts_retry_after() -> None:
     assert [backoff_delay(attempt, None, 0) for attempt in (1, 2, 3, 9)] == [1, 2, 4, 10]
     assert backoff_delay(1, Transient("x"), 1) == 1.5

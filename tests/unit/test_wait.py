@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_portkey.batch import Batch
-from airflow_provider_portkey.exceptions import Origin, PortkeyTransientError
+from airflow_provider_portkey.exceptions import (
+    Origin,
+    PortkeyConnectionNotFoundError,
+    PortkeyError,
+    PortkeyRefusedError,
+    PortkeyTransientError,
+)
 from airflow_provider_portkey.wait import Progress, Schedule, as_seconds
 
 
@@ -25,6 +31,15 @@ class Lines(list[str]):
 
     def warning(self, msg: str, /, *args: object) -> None:
         self.append(f"warning: {msg % args}")
+
+
+class Clock:
+    """A monotonic clock that a test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def batch(status: str) -> Batch:
@@ -113,13 +128,132 @@ class TestProgress:
         assert (progress.last_status, progress.retry_after) == (str(batch("in_progress")), 0)
 
 
-class Clock:
-    """A monotonic clock that a test sets."""
+KEY = PortkeyRefusedError("rejected", status_code=401, origin="portkey")
+FORBIDDEN = PortkeyRefusedError("forbidden", status_code=403, origin="portkey")
+PAGE = PortkeyRefusedError("page", status_code=404, is_foreign=True)
+PAGE_401 = PortkeyRefusedError("page", status_code=401, is_foreign=True)
+MISSING = PortkeyConnectionNotFoundError("missing")
+ANSWERED: dict[str, Any] = {"polled": True, "answered": True}
+UNNAMED = Batch.from_dict(
+    {"id": "b", "status": "completed", "request_counts": {"completed": 3}, "output_file_id": None}
+)
+#: How a wait began, a failure of its polls, and for how many seconds it continues.
+PATIENCE: dict[str, tuple[dict[str, Any], PortkeyError, float]] = {
+    "an outage": ({}, failure("503"), math.inf),
+    "a rejected key at the first poll": ({}, KEY, 0),
+    "a rejected key before an answer": ({"polled": True}, KEY, 0),
+    "a rejected key after an answer": (ANSWERED, KEY, 120),
+    "a missing scope after an answer": (ANSWERED, FORBIDDEN, 0),
+    "a page in front of the gateway at the first poll": ({}, PAGE, 0),
+    "a page in front of the gateway after an answer": (ANSWERED, PAGE, math.inf),
+    "a page in front of the gateway that wants a login": (ANSWERED, PAGE_401, math.inf),
+    "a missing connection at the first poll": ({}, MISSING, 0),
+    "a missing connection after a poll": ({"polled": True}, MISSING, 600),
+    "a missing connection with silent_fail": ({"silent_fail": True}, MISSING, math.inf),
+}
 
-    now = 1000.0
 
-    def __call__(self) -> float:
-        return self.now
+class TestPatience:
+    @pytest.mark.parametrize(("began", "error", "seconds"), PATIENCE.values(), ids=PATIENCE)
+    def test_a_wait_outlives_a_failure_for_this_long(
+        self, began: dict[str, Any], error: PortkeyError, seconds: float
+    ) -> None:
+        clock, log = Clock(), Lines()
+        progress = Progress(clock=clock, **began)
+        assert progress.record_failure(error, log) is (seconds > 0)
+        if seconds in (0, math.inf):
+            assert progress.grace_left is None
+            clock.now += 10**7
+            assert progress.record_failure(error, log) is (seconds > 0)
+            return
+        assert progress.grace_left == seconds
+        clock.now += seconds - 1
+        assert progress.record_failure(error, log)
+        clock.now += 1
+        assert progress.grace_left is None
+        assert not progress.record_failure(error, log)
+
+    @pytest.mark.parametrize("between", ["answer", "outage"])
+    def test_a_grace_begins_anew_after_another_result(self, between: str) -> None:
+        clock, log = Clock(), Lines()
+        progress = Progress(clock=clock, **ANSWERED)
+        for _ in range(2):
+            assert progress.record_failure(KEY, log)
+            clock.now += 100
+            if between == "answer":
+                progress.record_status(batch("in_progress"), log)
+            else:
+                progress.record_failure(failure("503"), log)
+            assert (progress.grace_left, progress.pending) == (None, None)
+
+    def test_an_end_without_its_output_file_is_believed_after_two_minutes(self) -> None:
+        clock, log = Clock(), Lines()
+        progress = Progress(clock=clock)
+        assert not progress.is_over(UNNAMED, log) and progress.pending == UNNAMED
+        clock.now += 119
+        assert not progress.is_over(UNNAMED, log)
+        clock.now += 1
+        assert progress.is_over(UNNAMED, log)
+        assert log == ["info: Batch b has completed, but names no output file yet: polling on for at most 2 min."]
+
+
+class TestNoSilence:
+    def test_a_wait_without_any_answer_warns_again_with_growing_gaps(self) -> None:
+        clock, log, at = Clock(), Lines(), []
+        progress = Progress(clock=clock)
+        for minute in range(24 * 60):
+            clock.now = 1000 + 60 * minute
+            before = len(log)
+            progress.record_failure(failure("503"), log)
+            at += [minute] * (len(log) - before)
+        assert at[:9] == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+        assert "warning: Still waiting, without an answer since 2" in log[-1]
+        assert progress.silent_for is None  # HTTP 503 is a response
+
+    def test_a_wait_that_was_answered_does_not_warn_again(self) -> None:
+        clock, log = Clock(), Lines()
+        progress = Progress(clock=clock, **ANSWERED)
+        for _ in range(1000):
+            clock.now += 60
+            progress.record_failure(failure("503"), log)
+        assert len(log) == 1
+
+    def test_the_time_without_any_response_is_counted_from_the_beginning(self) -> None:
+        clock = Clock()
+        progress = Progress(clock=clock)
+        clock.now += 90
+        assert progress.silent_for is None  # nothing was tried
+        progress.record_failure(PortkeyTransientError("refused", origin="network"), Lines())
+        assert progress.silent_for == 90
+        progress.record_status(batch("in_progress"), Lines())
+        assert progress.silent_for is None
+
+    @pytest.mark.parametrize(("delay", "times"), [(60, range(60, 63)), (1800, range(118, 122)), (7200, range(60, 62))])
+    def test_at_least_once_an_hour_a_line_has_status_next_poll_and_deadline(self, delay: int, times: range) -> None:
+        clock = Clock()
+        progress = Progress(clock=clock)
+        progress.record_status(batch("in_progress:1"), Lines())
+        lines: list[str] = []
+        for poll in range(60 * 3600 // min(delay, 3600)):
+            log = Lines()
+            progress.report(delay, 10**6 - poll * delay if delay == 60 else math.inf, log)
+            lines += log
+            clock.now += min(delay, 3600)
+        assert len(lines) in times
+        status = "info: Last known status: Batch b is in_progress: 1 succeeded, ? failed, ? in all."
+        assert lines[0].startswith(f"{status} Next poll in ")
+        assert ("no deadline." in lines[0]) is (delay != 60)
+
+    def test_the_hourly_line_says_that_polls_fail(self) -> None:
+        clock, log = Clock(), Lines()
+        progress = Progress(clock=clock, **ANSWERED)
+        progress.record_failure(failure("503"), log)
+        clock.now += 3600
+        progress.report(60, 7200, log)
+        assert log[1] == (
+            "info: Last known status: none received. Not reachable since then: HTTP 503. "
+            "Next poll in 60 s, deadline in 2 h."
+        )
 
 
 def schedule(clock: Clock, left: float, interval: float = 60, *, waited: float = 0, **options: Any) -> Schedule:
@@ -192,7 +326,9 @@ def test_a_duration_is_given_as_timedelta_or_in_seconds(value: timedelta | float
     assert as_seconds("timeout", value) == seconds
 
 
-@pytest.mark.parametrize("value", [-1, math.nan, timedelta(-1), "60", None, True], ids=str)
+@pytest.mark.parametrize("value", [-1, math.nan, timedelta(-1), "60", None, True, math.inf, timedelta.max], ids=str)
 def test_an_invalid_duration_raises_value_error(value: Any) -> None:
-    with pytest.raises(ValueError, match="timeout must be a timedelta or a number of seconds, 0 or more; got"):
+    with pytest.raises(
+        ValueError, match=r"timeout must be (a timedelta or a number of seconds, 0 or more|at most 100 years); got"
+    ):
         as_seconds("timeout", value)

@@ -40,22 +40,44 @@ def recovers_from(
     )
 
 
+def foreign(name: str, answer: Answer, *message_has: str, first_line: str, check: Step | None = None) -> list[Case]:
+    """
+    Build the cases of a refusal that neither Portkey nor a provider wrote.
+
+    It ends a wait at its first poll, but no wait that has seen its batch.
+    """
+    return [
+        Case(
+            f"{name}, at the first poll",
+            when=When([answer, "completed"]),
+            then=Then(
+                error=PortkeyRefusedError, first_line=first_line, message_has=message_has, requests=1, check=check
+            ),
+        ),
+        Case(
+            f"{name}, after an answer: the wait continues",
+            when=When(["in_progress", *[answer] * 4, "completed"]),
+            then=Then(message_has=[f"{STILL_WAITING}{first_line}", *message_has], requests=6, warnings=1, check=check),
+        ),
+    ]
+
+
 def rejected_by(
-    name: str, answer: Answer, first_line: str, *message_has: str, never_shown: tuple[str, ...] = ()
+    name: str, answer: Answer, first_line: str, *message_has: str, never_shown: tuple[str, ...] = (), requests: int = 2
 ) -> Case:
     """
-    Build a case of a permanent error: one poll, one exception.
+    Build a case of a permanent error: one poll, one exception. An unknown batch is asked for three times per poll.
 
     It comes in the middle of the wait, where it could be mistaken for an outage.
     """
     return Case(
         name,
-        when=When(["in_progress", answer, "completed"]),
+        when=When(["in_progress", *[answer] * (requests - 1), "completed"]),
         then=Then(
             error=PortkeyRefusedError,
             first_line=first_line,
             message_has=[f"HTTP {answer.status} from ", *message_has, THE_CALL],
             never_shown=never_shown,
-            requests=2,
+            requests=requests,
         ),
     )

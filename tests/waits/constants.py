@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from airflow_provider_portkey import failures, http, retry
+from airflow_provider_portkey import failures, http, retry, wait
 from airflow_provider_portkey.transport import aio, sync
 
 #: Every module that has the constant: one that imported it has a name of its own.
@@ -15,6 +15,8 @@ _MODULES: dict[str, list[ModuleType]] = {
     "MAX_BACKOFF": [retry],
     "MAX_INLINE_RETRY_AFTER": [retry],
     "MAX_RETRY_AFTER": [retry],
+    "GRACE": [wait],
+    "MISSING_CONNECTION_GRACE": [wait],
     "MAX_RESPONSE_BYTES": [http, failures, sync, aio],
 }
 #: A call's attempts follow each other at once, and a Retry-After is left to the next poll.
@@ -24,6 +26,7 @@ REAL_BACKOFF = {"MAX_BACKOFF": retry.MAX_BACKOFF, "MAX_INLINE_RETRY_AFTER": retr
 #: Backoff of at most 0.1 s, long enough to measure its jitter.
 SHORT_BACKOFF = {"MAX_BACKOFF": 0.1}
 SMALL_MAX_RETRY_AFTER = {"MAX_RETRY_AFTER": 0.3}
+SHORT_GRACE = {"GRACE": 0.4}
 SMALL_MAX_RESPONSE = {"MAX_RESPONSE_BYTES": 2**20}
 
 

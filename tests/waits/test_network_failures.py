@@ -132,7 +132,14 @@ CASES: list[Case] = [
         "https URL of a server that speaks plain HTTP",
         given=Given(setup=lambda world: world.set_connection(host=f"https://{HOST}:{world.standin.port}")),
         when=When(sensor={"timeout": 0.3}),
-        then=Then(error=PortkeyBatchTimeoutError, message_has=[TLS_FAILED], requests=0),
+        then=Then(
+            error=PortkeyBatchTimeoutError,
+            message_has=[
+                f"Portkey never answered in 0.3 s (https://{HOST}",
+                f"{HOST} does not speak TLS: if it is plain HTTP, write http:// in host",
+            ],
+            requests=0,
+        ),
     ),
     recovers_from(
         "read timeout",

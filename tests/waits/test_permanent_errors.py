@@ -7,7 +7,7 @@ from tests.server.standin import Answer
 from tests.support.answers import html_page, portkey_error, provider_error
 from tests.support.stacks import Stack
 from tests.support.world import World
-from tests.waits.builders import THE_CALL, rejected_by
+from tests.waits.builders import THE_CALL, foreign, rejected_by
 from tests.waits.case import Case, Given, Then, When, on_each_stack
 from tests.waits.run import run_case
 
@@ -40,19 +40,60 @@ CASES: list[Case] = [
             requests=1,
         ),
     ),
-    rejected_by(
-        "HTTP 401 from the provider",
-        provider_error(401, "Incorrect API key provided"),
-        "Credential rejected by provider 'openai' (HTTP 401): correct it in Portkey or in headers",
-        "HTTP 401 from provider 'openai'",
-        "Portkey accepted the call",
+    Case(
+        "HTTP 401 from the provider, at the first poll",
+        when=When([provider_error(401, "Incorrect API key provided"), "completed"]),
+        then=Then(
+            error=PortkeyRefusedError,
+            first_line="Credential rejected by provider 'openai' (HTTP 401): correct it in Portkey or in headers",
+            message_has=["HTTP 401 from provider 'openai'", "Portkey accepted the call"],
+            requests=1,
+        ),
     ),
-    rejected_by(
+    *foreign(
         "HTTP 401 with an HTML page of a server in front of Portkey",
         html_page(401, "Authorization Required"),
-        "API key rejected by the gateway (HTTP 401): check the password of connection 'portkey_default'",
         "HTTP 401 from the gateway",
         "Authorization Required",
+        first_line="API key rejected by the gateway (HTTP 401): check the password of connection 'portkey_default'",
+    ),
+    *foreign(
+        "HTTP 403 with an HTML page of a firewall",
+        html_page(403, "Request blocked"),
+        "Request blocked",
+        first_line="Permission denied by the gateway (HTTP 403): check scopes and host of connection 'portkey_default'",
+    ),
+    *foreign(
+        "HTTP 404 with the text of a router without a backend",
+        Answer(404, "404 page not found", {"content-type": "text/plain"}),
+        "404 page not found",
+        first_line="No API at this address (HTTP 404): check the host of connection 'portkey_default'",
+    ),
+    *foreign(
+        "HTTP 403 with JSON of an API management service",
+        Answer(403, {"message": "Forbidden"}),
+        "Forbidden",
+        first_line="Permission denied by the gateway (HTTP 403): check scopes and host of connection 'portkey_default'",
+    ),
+    *foreign(
+        "HTTP 404 with a page that the gateway wrapped into JSON",
+        Answer(404, {"html-message": "<h1>default backend</h1>"}, {"x-portkey-provider": "openai"}),
+        "default backend",
+        first_line="Unknown batch (HTTP 404): check batch_id and the provider of connection 'portkey_default'",
+    )[1:],
+    rejected_by(
+        "HTTP 404 of a provider that nothing names, in OpenAI's words for its path",
+        Answer(404, {"error": {"message": "Invalid URL (GET /v1/v1/batches/b)", "type": "invalid_request_error"}}),
+        "No API at this address (HTTP 404): check the host of connection 'portkey_default'",
+        "HTTP 404 from the provider",
+        requests=4,
+    ),
+    rejected_by(
+        "HTTP 404 of a provider that nothing names, in OpenAI's words for the batch",
+        Answer(404, {"error": {"message": "No batch found with id 'b'.", "type": "invalid_request_error"}}),
+        "Unknown batch (HTTP 404): check batch_id and the provider of connection 'portkey_default'",
+        "HTTP 404 from the provider",
+        requests=4,
     ),
     rejected_by(
         "HTTP 403 from Portkey",

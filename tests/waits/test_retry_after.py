@@ -83,6 +83,12 @@ CASES: list[Case] = [
             check=took(0.4, 2.0),
         ),
     ),
+    Case(
+        "HTTP 429 without Retry-After is one request per poll",
+        given=Given(jitter=0.0),
+        when=When([Answer(429)], sensor={"timeout": 0.9, "poke_interval": 0.3}),
+        then=Then(error=PortkeyBatchTimeoutError, requests=range(3, 6)),
+    ),
     *(
         recovers_from(
             f"HTTP 429 with the unusable Retry-After {value!r}",

@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 from airflow_provider_portkey.exceptions import PortkeyRequestsFailedError
-from tests.server.standin import Answer
-from tests.support.answers import completed_body
+from tests.server.standin import Answer, batch_body
+from tests.support.answers import completed_body, without
 from tests.support.stacks import Stack
 from tests.support.world import World
-from tests.waits.case import Case, Then, When, on_each_stack
-from tests.waits.checks import result_has
+from tests.waits.case import Case, Given, Then, When, on_each_stack
+from tests.waits.checks import all_of, result_has, took
+from tests.waits.constants import SHORT_GRACE
 from tests.waits.run import run_case
 
 BATCH = completed_body("batch_1")
@@ -31,6 +32,13 @@ UNUSABLE_COUNTS: dict[str, Any] = {
 def result_is_strict_json(world: World) -> None:
     assert json.loads(json.dumps(world.result, allow_nan=False)) == world.result
 
+
+# A completed batch whose provider has not named its output file yet.
+UNNAMED: dict[str, Any] = {
+    "status": "completed",
+    "output_file_id": None,
+    "request_counts": {"total": 3, "completed": 3, "failed": 0},
+}
 
 CASES: list[Case] = [
     Case(
@@ -62,10 +70,18 @@ CASES: list[Case] = [
     ),
     Case(
         "request_counts as strings",
-        when=When([{"status": "completed", "request_counts": {"total": "100", "completed": "98", "failed": "2"}}]),
+        when=When(
+            [
+                {
+                    "status": "completed",
+                    "output_file_id": "file-1",
+                    "request_counts": {"total": "100", "completed": "98", "failed": "2"},
+                }
+            ]
+        ),
         then=Then(
             requests=1,
-            message_has=["Some requests of the batch failed", "98 completed, 2 failed, 100 in all"],
+            message_has=["Some requests of the batch failed", "98 succeeded, 2 failed, 100 in all"],
             check=result_has(request_counts={"total": 100, "completed": 98, "failed": 2}),
         ),
     ),
@@ -75,7 +91,7 @@ CASES: list[Case] = [
         then=Then(
             error=PortkeyRequestsFailedError,
             first_line="All requests of the batch failed: the provider named no error file",
-            message_has=["0 completed, 9 failed, 9 in all", "fail_on_request_errors='all'"],
+            message_has=["0 succeeded, 9 failed, 9 in all", "fail_on_request_errors='all'"],
             requests=1,
         ),
     ),
@@ -92,13 +108,49 @@ CASES: list[Case] = [
         for name, counts in UNUSABLE_COUNTS.items()
     ),
     Case(
+        "completed with answers, a moment before its output file is named: the wait continues",
+        when=When(["in_progress", UNNAMED, UNNAMED, "completed"]),
+        then=Then(requests=4, warnings=0, check=result_has(output_file_id="file-batch_1-output")),
+    ),
+    Case(
+        "completed with answers, and never a name of its output file: believed after a grace",
+        given=Given(constants=SHORT_GRACE),
+        when=When(["in_progress", UNNAMED]),
+        then=Then(check=all_of(took(0.4, 3.0), result_has(output_file_id=None))),
+    ),
+    Case(
+        "completed with answers, its output file not named at the deadline: believed",
+        when=When(["in_progress", UNNAMED], sensor={"timeout": 0.5}),
+        then=Then(check=all_of(took(0.5, 3.0), result_has(output_file_id=None))),
+    ),
+    Case(
+        "completed with answers in a shape without output_file_id: believed at once",
+        when=When([Answer(body=without(batch_body("batch_1", **UNNAMED), "output_file_id"))]),
+        then=Then(requests=1, check=result_has(output_file_id=None)),
+    ),
+    Case(
+        "completed without answers, and no output file: nothing is missing",
+        when=When([UNNAMED | {"request_counts": {"total": 0, "completed": 0, "failed": 0}}]),
+        then=Then(requests=1, check=result_has(output_file_id=None)),
+    ),
+    Case(
         "times in milliseconds",
-        when=When([{"status": "completed"} | {name: seconds * 1000 for name, seconds in TIMES.items()}]),
+        when=When(
+            [
+                {"status": "completed", "output_file_id": "file-1"}
+                | {name: seconds * 1000 for name, seconds in TIMES.items()}
+            ]
+        ),
         then=Then(requests=1, check=result_has(**TIMES)),
     ),
     Case(
         "times as strings",
-        when=When([{"status": "completed"} | {name: str(seconds) for name, seconds in TIMES.items()}]),
+        when=When(
+            [
+                {"status": "completed", "output_file_id": "file-1"}
+                | {name: str(seconds) for name, seconds in TIMES.items()}
+            ]
+        ),
         then=Then(requests=1, check=result_has(**TIMES)),
     ),
     Case(
@@ -112,7 +164,9 @@ CASES: list[Case] = [
     ),
     Case(
         "the response has a member provider_status of its own",
-        when=When([{"status": "completed", "provider_status": None}], sensor={"timeout": 2.0}),
+        when=When(
+            [{"status": "completed", "output_file_id": "file-1", "provider_status": None}], sensor={"timeout": 2.0}
+        ),
         then=Then(requests=1, check=result_has(status="completed", provider_status="completed")),
     ),
     *(
