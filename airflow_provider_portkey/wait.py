@@ -141,26 +141,28 @@ class Progress:
         if grace is None:
             return False
         state = (type(error), getattr(error, "origin", None), getattr(error, "status_code", None))
-        now = self._clock()
-        limit = "" if grace == math.inf else f", for at most {duration(grace)}"
         if state != self._state:
             self._warn_gap = _FIRST_GAP
-            log.warning("Still waiting%s: %s", limit, error)
-        elif not self.answered and now >= self._warn_at:
+            if grace == math.inf:
+                self._warn(log, "Still waiting: %s", error)
+            else:
+                self._warn(log, "Still waiting, for at most %s: %s", duration(grace), error)
+        elif not self.answered and self._clock() >= self._warn_at:
             self._warn_gap = min(2 * self._warn_gap, HOUR)
-            since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() - now + self._started_at))
-            log.warning("Still waiting, without an answer since %s: %s", since, error)
-        else:
-            self._warn_gap = self._warn_gap or _FIRST_GAP
-            now = None  # type: ignore[assignment]
-        if now is not None:
-            self._logged_at, self._warn_at = now, now + self._warn_gap
+            began = time.gmtime(time.time() - self._clock() + self._started_at)
+            since = time.strftime("%Y-%m-%d %H:%M:%S UTC", began)
+            self._warn(log, "Still waiting, without an answer since %s: %s", since, error)
         self.last_status = f"{self._status}. The polls since then failed: {error}"
         self.retry_after = getattr(error, "retry_after", None) or 0.0
         self._state, self._failing = state, str(error).partition("\n")[0]
         self._polled = True
         self._had_response = self._had_response or getattr(error, "status_code", None) is not None
         return True
+
+    def _warn(self, log: Log, text: str, *args: object) -> None:
+        log.warning(text, *args)
+        self._logged_at = self._clock()
+        self._warn_at = self._logged_at + self._warn_gap
 
     def _tolerance(self, error: PortkeyError) -> float | None:
         """Return for how many seconds a failure is tolerated, ``None`` if it ends the wait."""

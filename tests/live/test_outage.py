@@ -1,8 +1,12 @@
-"""A gateway that is down for a minute, and a key that is rotated."""
+"""A gateway that is down or replaced by an error page for a minute, and a key that is rotated."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 from tests.live.dags.modes import WAITS
 from tests.live.deployment import Deployment
@@ -54,3 +58,61 @@ def test_an_outage_of_a_minute_and_a_rotated_key_fail_no_wait(
         # One warning for each outage: of the gateway, and of the stand-in while the key changed.
         log = run.wait_for_log(wait, "Batch batch_outage is completed")
         assert log.count("Still waiting: ") <= 3, wait
+
+
+class NotFound(BaseHTTPRequestHandler):
+    """Answers as a Traefik does that has no backend for a route."""
+
+    polls = 0
+
+    def do_GET(self) -> None:
+        type(self).polls += 1
+        body = b"404 page not found\n"
+        self.send_response(404)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def error_page(port: int) -> Iterator[None]:
+    """Answer every request to a port with an error page."""
+    with ThreadingHTTPServer(("127.0.0.1", port), NotFound) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_error_page_in_place_of_the_gateway_for_a_minute_fails_no_deferred_wait(
+    airflow: Deployment, standin: StandIn, gateway: Gateway
+) -> None:
+    ids = [f"batch_page_{n}" for n in range(50)]
+    for batch_id in ids:
+        standin.script(batch_id, "in_progress")
+    run = airflow.trigger("many", waits=[{"batch_id": batch_id} for batch_id in ids])
+    waits = [f"wait[{n}]" for n in range(len(ids))]
+    run.wait_until_deferred(waits, 600)
+
+    gateway.stop()
+    try:
+        with error_page(gateway.port):
+            time.sleep(60)  # The length of the redeployment is what this scenario is about.
+    finally:
+        gateway.start()
+    assert NotFound.polls >= len(ids)
+    states = run.states()
+    assert {states[name] for name in waits} == {"deferred"}
+    for batch_id in ids:
+        standin.script(batch_id, "completed")
+
+    states = run.wait(600)
+    assert {states[name] for name in waits} == {"success"}, states
+    run.wait_for_log(waits[0], "Still waiting: No API at this address (HTTP 404)", "Portkey is reachable again")

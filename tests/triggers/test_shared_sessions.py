@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_portkey import retry
+from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.transport import aio
 from airflow_provider_portkey.wait import Progress
 from tests.server.standin import Answer, StandIn, batch_body
 from tests.support.connections import set_connection
@@ -124,3 +126,35 @@ def test_waits_killed_at_random_leave_nothing_open(seed: int, standin: StandIn) 
     asyncio.run(kill())
     assert standin.connections > 0
     standin.wait_until_left()
+
+
+def test_a_hook_that_is_left_while_a_call_opens_its_session_leaves_none_open(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin.script("batch_1", "completed")
+
+    async def leave_early() -> None:
+        opening, left = asyncio.Event(), asyncio.Event()
+        open_session = aio.SharedSession.open
+
+        async def open_late(session: aio.SharedSession) -> None:
+            opening.set()
+            await left.wait()
+            await open_session(session)
+
+        monkeypatch.setattr(aio.SharedSession, "open", open_late)
+
+        async def fail() -> None:
+            await opening.wait()
+            raise RuntimeError("another call of the gather")
+
+        hook = PortkeyHook()
+        with suppress(RuntimeError):
+            async with hook:
+                call = asyncio.ensure_future(hook.aget_batch("batch_1"))
+                await asyncio.gather(call, fail())
+        left.set()
+        assert (await call).status == "completed"
+        assert open_sessions() == []
+
+    asyncio.run(leave_early())

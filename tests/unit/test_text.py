@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from airflow_provider_portkey.text import decode_json, duration, message, sanitize_text, shorten
+from airflow_provider_portkey.text import decode_json, duration, message, sanitize_text, sentence, shorten
 from tests.support.strategies import JSON
 
 # A body, and the JSON that it is read as: None if it is not valid JSON.
@@ -84,3 +84,10 @@ def test_sanitized_text_has_neither_nul_nor_surrogates(value: Any) -> None:
     for text in texts(sanitize_text(value)):
         assert "\0" not in text
         assert text.encode().decode() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "ended"), [("one", "one."), ("one.", "one."), ("one? ", "one?"), ("one!", "one!"), ("o…", "o…")], ids=str
+)
+def test_a_sentence_ends_once(text: str, ended: str) -> None:
+    assert sentence(text) == ended
