@@ -75,6 +75,7 @@ def texts_of_network_errors() -> frozenset[str]:
         ConnectionResetError(),
         TimeoutError("timed out"),
         SSLError(),
+        SSLError("[SSL: WRONG_VERSION_NUMBER] wrong version number"),
     )
     request = Request("GET", "u", "s")
     return frozenset(str(network_error(error, request, settings)).split("\n")[0] for error in errors)

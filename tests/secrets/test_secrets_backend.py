@@ -13,18 +13,18 @@ from airflow_provider_portkey.exceptions import PortkeyError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from tests.support.stacks import STACKS, Stack
 
-SECRET = "vault token s.0123456789abcdef"
+WORDS = "vault token s.0123456789abcdef"
 
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize(
     "failure",
     [
-        RuntimeError(SECRET),
-        OSError(SECRET),
-        ValueError(SECRET),
-        AirflowException(SECRET),
-        AirflowNotFoundException(SECRET),
+        RuntimeError(WORDS),
+        OSError(WORDS),
+        ValueError(WORDS),
+        AirflowException(WORDS),
+        AirflowNotFoundException(WORDS),
     ],
     ids=lambda failure: type(failure).__name__,
 )
@@ -46,6 +46,6 @@ def test_the_words_of_a_secrets_backend_are_not_in_the_error(
 
     with pytest.raises(PortkeyError) as caught:
         poll()
-    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert WORDS not in "".join(traceback.format_exception(caught.value))
     if type(failure) in (RuntimeError, OSError):
         assert str(caught.value).splitlines()[1:] == [type(failure).__name__]
