@@ -175,7 +175,8 @@ class Progress:
         if isinstance(error, PortkeyTransientError) or (
             isinstance(error, PortkeyRefusedError) and error.is_foreign and self.answered
         ):
-            self._grace = self.pending = None
+            if not isinstance(self.pending, Batch):  # an end that was seen stays seen
+                self._grace = self.pending = None
             return math.inf
         if isinstance(error, PortkeyRefusedError) and error.status_code == 401 and self.answered:
             self.pending = error
@@ -210,7 +211,7 @@ class Progress:
         if now + min(delay, HOUR) - self._logged_at < HOUR:
             return
         self._logged_at = now
-        failing = "" if self._failing is None else f" Not reachable since then: {sentence(self._failing)}"
+        failing = "" if self._failing is None else f" The polls since then failed: {sentence(self._failing)}"
         deadline = "no deadline" if left == math.inf else f"deadline in {duration(left)}"
         log.info("Last known status: %s.%s Next poll in %s, %s.", self._status, failing, duration(delay), deadline)
 

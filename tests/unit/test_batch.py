@@ -47,6 +47,32 @@ class TestStatus:
         )
         assert str(batch()) == "Batch batch_1 is in_progress: request counts unknown"
 
+    def test_counts_of_0_are_unknown_until_the_batch_has_ended(self) -> None:
+        counts = {"total": 0, "completed": 0, "failed": 0}
+        assert str(batch(status="validating", request_counts=counts)) == (
+            "Batch batch_1 is validating: request counts unknown"
+        )
+        assert str(batch(status="completed", request_counts=counts)).endswith("0 succeeded, 0 failed, 0 in all")
+
+    @pytest.mark.parametrize(
+        ("lacks", "members"),
+        [
+            (True, {"output_file_id": None}),
+            (True, {"output_file_id": ""}),
+            (False, {"output_file_id": "file-1"}),
+            (False, {}),
+            (False, {"output_file_id": None, "request_counts": {"completed": 0, "failed": 3}}),
+            (False, {"output_file_id": None, "request_counts": None}),
+            (False, {"output_file_id": None, "status": "expired"}),
+        ],
+        ids=str,
+    )
+    def test_an_output_file_is_lacking_if_answers_are_counted_and_its_key_has_no_value(
+        self, lacks: bool, members: dict[str, Any]
+    ) -> None:
+        ended: dict[str, Any] = {"status": "completed", "request_counts": {"completed": 3}} | members
+        assert batch(**ended).lacks_output is lacks
+
 
 SECONDS: dict[str, tuple[Any, int | None]] = {
     "seconds": (1_700_000_000, 1_700_000_000),

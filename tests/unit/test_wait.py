@@ -191,7 +191,8 @@ class TestPatience:
         progress = Progress(clock=clock)
         assert not progress.is_over(UNNAMED, log) and progress.pending == UNNAMED
         clock.now += 119
-        assert not progress.is_over(UNNAMED, log)
+        assert progress.record_failure(failure("503"), Lines())
+        assert not progress.is_over(UNNAMED, log) and progress.pending == UNNAMED
         clock.now += 1
         assert progress.is_over(UNNAMED, log)
         assert log == ["info: Batch b has completed, but names no output file yet: polling on for at most 2 min."]
@@ -251,7 +252,7 @@ class TestNoSilence:
         clock.now += 3600
         progress.report(60, 7200, log)
         assert log[1] == (
-            "info: Last known status: none received. Not reachable since then: HTTP 503. "
+            "info: Last known status: none received. The polls since then failed: HTTP 503. "
             "Next poll in 60 s, deadline in 2 h."
         )
 
