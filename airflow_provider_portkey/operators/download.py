@@ -150,6 +150,9 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
         # All requests of a batch may have failed: then it has a file of errors alone.
         only_errors = not completed and error_file_id is not None and not is_folder(error_file_id)
         expected = batch.output_file_id is not None or (batch.status is BatchStatus.COMPLETED and not only_errors)
+        text = "Batch completed without an output file, which may follow: retry later"
+        if self.source == "files" and batch.lacks_output:
+            raise PortkeyTransientError(message(text, f"{batch}."))
         if self.source == "files" or not expected:
             return "files", None
         try:
@@ -158,8 +161,6 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
             refused = isinstance(error, PortkeyRefusedError) and error.status_code not in (400, 404)
             if refused or batch.output_file_id is not None:
                 raise
-            # OpenAI and LiteLLM may report a batch as completed a moment before they name its output file.
-            text = "Batch completed without an output file, which may follow: retry later"
             raise PortkeyTransientError(message(text, f"{batch}.", str(error))) from error
 
     def _download_errors(

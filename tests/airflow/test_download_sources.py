@@ -212,6 +212,12 @@ def test_files_alone_can_be_asked_for(standin: StandIn, tmp_path: Path) -> None:
     assert "/v1/batches/batch_1/output" not in paths(standin)
 
 
+def test_an_output_file_that_is_not_named_yet_may_be_retried_with_files_alone(standin: StandIn, tmp_path: Path) -> None:
+    end_batch(standin)
+    with pytest.raises(exceptions.PortkeyTransientError, match=r"^Batch completed without an output file, which may"):
+        download(tmp_path, source="files")
+
+
 def test_an_unknown_source_is_rejected_when_the_dag_is_parsed() -> None:
     with pytest.raises(ValueError, match=r"source must be one of auto, files, output; got 'file'"):
         PortkeyDownloadBatchOperator(task_id="x", batch_id="b", path="p", source="file")  # type: ignore[arg-type]
