@@ -388,8 +388,8 @@ def _network_advice(error: BaseException, settings: Settings) -> tuple[str, str]
     # OpenSSL's words for what is no TLS at all; they differ between its versions.
     if re.search(r"WRONG_VERSION_NUMBER|wrong version number|RECORD_LAYER_FAILURE|record layer failure", kind):
         return (
-            f"{host} does not speak TLS: if it is plain HTTP, write http:// in host ({settings.name})",
-            "The connection's host without a scheme means https://.",
+            f"{host} does not speak TLS: if it is plain HTTP, write http:// in host",
+            f"The host of connection {settings.conn_id!r} without a scheme means https://.",
         )
     if re.search(r"SSL|certificate|Certificate", kind):
         return (

@@ -297,7 +297,7 @@ class BatchTask(PortkeyTask):
             with suppress(PortkeyError):  # which ended the wait as well
                 address = self.hook.base_url
             silence = duration(min(round(silent_for, 1), self.timeout))
-            first_line = f"Portkey never answered in {silence} ({shorten(address, 45)}): check host, DNS and proxy"
+            first_line = f"Portkey never answered in {silence} ({shorten(address, 40)}): check host and DNS"
         raise PortkeyBatchTimeoutError(
             message(
                 first_line,

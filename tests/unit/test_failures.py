@@ -295,6 +295,7 @@ PLACES: list[dict[str, Any]] = [
 ]
 HOST = "check host, DNS, firewall and proxy"
 TLS = "TLS handshake with api.portkey.ai failed: check verify of connection 'my_portkey'"
+NO_TLS = "api.portkey.ai does not speak TLS: if it is plain HTTP, write http:// in host"
 TIME_LIMIT = "No response from api.portkey.ai in time: usually temporary, retry later"
 # What the HTTP library raised; the first line of the error, and words of its last line.
 NETWORK_ERRORS = [
@@ -315,6 +316,8 @@ NETWORK_ERRORS = [
     ),
     (OSError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"), TLS, "signed by a private CA"),
     (OSError("certificate verify failed: certificate has expired"), TLS, "signed by a private CA"),
+    (OSError("[SSL: WRONG_VERSION_NUMBER] wrong version number"), NO_TLS, "without a scheme means https://"),
+    (OSError("[SSL] record layer failure (_ssl.c:1006)"), NO_TLS, "without a scheme means https://"),
     (TimeoutError(), TIME_LIMIT, "The limits are timeout=90 s for a request and connect_timeout=10 s"),
     (OSError("Read timed out. (read timeout=90)"), TIME_LIMIT, "The limits are timeout=90 s for a request"),
 ]

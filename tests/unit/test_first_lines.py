@@ -266,6 +266,12 @@ CASES = [
     ),
     Case(
         TRANSIENT,
+        "no TLS",
+        network(OSError(f"[SSL: WRONG_VERSION_NUMBER] {WORDS}")),
+        ["gateway-h", "does not speak TLS: if it is plain HTTP, write http:// in host"],
+    ),
+    Case(
+        TRANSIENT,
         "timed out",
         network(TimeoutError(f"timed out {WORDS}")),
         ["No response from gateway-h", "in time: usually temporary, retry later"],
