@@ -53,6 +53,14 @@ class TestInTheTrigger:
         assert isinstance(run_trigger(trigger(do_xcom_push=False), run.task_instances["wait"]), TaskSuccessEvent)
         assert xcoms_of(run.task_instances["wait"]) == NO_XCOMS
 
+    def test_an_output_file_that_is_named_a_moment_later_is_waited_for(self, run: Run, standin: StandIn) -> None:
+        counts = {"total": 3, "completed": 3, "failed": 0}
+        unnamed = batch_body("batch_1", "completed", output_file_id=None, request_counts=counts)
+        standin.script("batch_1", unnamed, unnamed, "completed")
+
+        assert isinstance(run_trigger(trigger(), run.task_instances["wait"]), TaskSuccessEvent)
+        assert xcoms_of(run.task_instances["wait"])["output_file_id"] == "file-batch_1-output"
+
     def test_an_allowed_status_ends_the_task(self, run: Run, standin: StandIn) -> None:
         standin.script("batch_1", "expired")
         event = run_trigger(trigger(allowed_statuses=["completed", "expired"]), run.task_instances["wait"])

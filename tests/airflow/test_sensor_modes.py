@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from datetime import timedelta
@@ -19,6 +20,7 @@ from tests.server.standin import Answer, StandIn
 from tests.support.airflow_run import Run, run_wait
 from tests.support.answers import portkey_error
 from tests.support.task_instance import TaskInstance
+from tests.support.triggers import only_event, reload_trigger
 
 MODES: dict[str, dict[str, Any]] = {"poke": {}, "reschedule": {"mode": "reschedule"}, "deferred": {"deferrable": True}}
 PAGE = Answer(404, "404 page not found", {"content-type": "text/plain"})
@@ -136,6 +138,26 @@ class TestSubclass:
     def test_never_fail_skips_for_any_error_of_its_poke(self, mode: str) -> None:
         with pytest.raises(AirflowSkipException, match="broken"):
             sensor(BrokenSensor, never_fail=True, **MODES[mode]).execute(TaskInstance().context)
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("answered", [True, False])
+class TestHandover:
+    """The trigger knows whether the worker has seen the batch."""
+
+    def test_the_worker_tells_the_trigger(self, answered: bool, standin: StandIn) -> None:
+        standin.script("batch_1", "in_progress" if answered else Answer(429))
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor(deferrable=True).execute(TaskInstance().context)
+        assert reload_trigger(deferred.value.trigger).answered is answered
+
+    def test_a_page_ends_the_wait_of_a_trigger_only_if_nobody_has_seen_the_batch(
+        self, answered: bool, standin: StandIn
+    ) -> None:
+        standin.script("batch_1", PAGE, "completed")
+        trigger = PortkeyBatchTrigger("batch_1", poke_interval=0.02, answered=answered)
+        event = asyncio.run(only_event(reload_trigger(trigger)))
+        assert event["event"] == ("ended" if answered else "error")
 
 
 class TestPause:
