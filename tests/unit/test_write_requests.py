@@ -105,7 +105,7 @@ class TestInline:
     @pytest.mark.parametrize("name", ["a duplicate", "no body"])
     def test_requests_are_checked_as_those_in_a_file_are(self, name: str) -> None:
         source = {"a duplicate": [request("a"), request("a")], "no body": [{"custom_id": "a"}]}[name]
-        with pytest.raises(PortkeyInputError, match="is a duplicate of line 1|body must be a JSON object"):
+        with pytest.raises(PortkeyInputError, match=r"is a duplicate of line 1|body must be a JSON object"):
             write_inline_body(source, io.BytesIO(), extra_body={}, endpoint=ENDPOINT)
 
 
