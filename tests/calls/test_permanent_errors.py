@@ -51,7 +51,7 @@ PERMANENT_ERRORS: dict[str, tuple[Answer, str, list[str]]] = {
         [
             "Permission denied by Portkey (HTTP 403): check scopes and host of connection 'portkey_default'\n",
             "HTTP 403 from Portkey while",
-            "Forbidden!.",
+            "Forbidden!\n",
             "lacks a scope",
         ],
     ),
