@@ -188,14 +188,13 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
             return self._handle_event(context, event)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after a deferral; if Airflow's own timeout ended that, ``execute_complete`` is not called."""
-        # Airflow 2 reports "Trigger/execution timeout".
-        timed_out = next_method == "__fail__" and str((next_kwargs or {}).get("error")).endswith("timeout")
-        if timed_out and self.cancel_on_timeout:
-            ti = context["ti"]
-            self.batch_id = ti.xcom_pull(task_ids=ti.task_id, key="batch_id", map_indexes=ti.map_index) or ""
-            self._cancel("its task's deferral timed out")
-        return super().resume_execution(next_method, next_kwargs, context)
+        """Resume after a deferral; if Airflow ended that itself, ``execute_complete`` is not called."""
+        if next_method != "__fail__":
+            return super().resume_execution(next_method, next_kwargs, context)
+        ti = context["ti"]
+        self.batch_id = ti.xcom_pull(task_ids=ti.task_id, key="batch_id", map_indexes=ti.map_index) or ""
+        with self._cancelling_on_timeout():
+            return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
         """Cancel the batch in the time that is left; after ``execution_timeout`` only with ``cancel_on_timeout``."""

@@ -152,11 +152,20 @@ class TestTimeout:
         )
         context: Any = {"ti": ti}
         for failure in ("Trigger failure", error):
-            assert standin.cancelled == []
+            assert standin.requests == []
             timed_out = failure.endswith("timeout")
             with pytest.raises(Exception, match="Batch still in flight after" if timed_out else failure):
                 task.resume_execution("__fail__", {"error": failure}, context)
+        assert standin.requests[0].method == "GET", "the batch may have ended without a triggerer to see it"
         assert standin.cancelled == (["batch_1"] if cancels else [])
+
+    def test_a_batch_that_ended_while_no_triggerer_ran_is_returned_and_not_cancelled(self, standin: StandIn) -> None:
+        standin.script("batch_1", "completed")
+        task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", cancel_on_timeout=True)
+        ti = SimpleNamespace(task_id="t", map_index=-1, xcom_pull=lambda **_: "batch_1", xcom_push=lambda **_: None)
+        context: Any = {"ti": ti}
+        result = task.resume_execution("__fail__", {"error": "Trigger timeout"}, context)
+        assert (result["id"], result["status"], standin.cancelled) == ("batch_1", "completed", [])
 
 
 @pytest.mark.parametrize("cancels", [False, True], ids=["without cancel_from_trigger", "with cancel_from_trigger"])
