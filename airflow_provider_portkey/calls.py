@@ -102,7 +102,7 @@ def create_batch(settings: Settings, **fields: Any) -> Request:
     """Return the call that creates a batch, with the body of :func:`batch_body`. Sent twice, it is paid twice."""
     body = batch_body(**fields)
     file_id = fields["input_file_id"]
-    source = OWN_INPUT if file_id is None else f"file {shorten(file_id)!r}"
+    source = OWN_INPUT if file_id is None else f"file {shorten(str(file_id))!r}"
     return Request(
         "POST", f"{settings.base_url}/batches", f"creating a batch from {source}", body=body, repeatable=False
     )

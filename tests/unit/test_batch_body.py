@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_portkey.calls import batch_body
+from airflow_provider_portkey.calls import batch_body, create_batch
 from airflow_provider_portkey.exceptions import PortkeyInputError
+from tests.support.calls import PLAIN
 from tests.support.problems import listed_problems
 
 VALID: dict[str, Any] = {
@@ -78,3 +79,23 @@ def test_metadata_and_extra_body_may_be_as_large_as_allowed() -> None:
     metadata = {f"{n:064}": "x" * 512 for n in range(16)}
     body = batch_body(**VALID, metadata=metadata, extra_body={"model": "m", "role_arn": None})
     assert json.loads(body) == {**VALID, "metadata": metadata, "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "source", "members"),
+    [
+        ({"input_file_id": 12}, "file '12'", {"input_file_id": "12"}),
+        (
+            {"input_file_id": None, "extra_body": {"input_blob": "https://a.example/in.jsonl"}},
+            "input_blob",
+            {"input_blob": "https://a.example/in.jsonl"},
+        ),
+    ],
+    ids=["a number as file", "a blob"],
+)
+def test_the_call_names_the_input_of_its_batch(fields: dict[str, Any], source: str, members: dict[str, Any]) -> None:
+    request = create_batch(PLAIN, **VALID | fields)
+    assert request.subject == f"creating a batch from {source}"
+    rest = {name: VALID[name] for name in ("endpoint", "completion_window")}
+    assert json.loads(request.body or b"") == members | rest
+    assert not request.repeatable
