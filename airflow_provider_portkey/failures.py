@@ -389,7 +389,7 @@ def _network_advice(error: BaseException, settings: Settings) -> tuple[str, str]
     if re.search(r"WRONG_VERSION_NUMBER|wrong version number|RECORD_LAYER_FAILURE|record layer failure", kind):
         return (
             f"{host} does not speak TLS: if it is plain HTTP, write http:// in host",
-            f"The host of connection {settings.conn_id!r} without a scheme means https://.",
+            f"The host of {settings.full_name} without a scheme means https://.",
         )
     if re.search(r"SSL|certificate|Certificate", kind):
         return (
