@@ -195,7 +195,7 @@ class BatchTask(PortkeyTask):
             delay = schedule.delay(random.random(), self._progress.retry_after)
             if delay is None:
                 return self._end_at_deadline(context)
-            delay = min(delay, self._progress.grace_left or delay)
+            delay = self._progress.until_grace_ends(delay)
             self._progress.report(delay, schedule.left, self.log)
             time.sleep(delay)
             result = self._poll(context)

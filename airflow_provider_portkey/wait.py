@@ -189,6 +189,10 @@ class Progress:
             self._grace = (subject, now + seconds)
         return now < self._grace[1]
 
+    def until_grace_ends(self, delay: float) -> float:
+        """Return ``delay``, or the seconds until a grace ends if these are fewer: the next poll falls on its end."""
+        return min(delay, self.grace_left or delay)
+
     @property
     def grace_left(self) -> float | None:
         """Seconds until a grace ends, ``None`` if there is none."""

@@ -150,8 +150,7 @@ class PortkeyBatchSensor(BatchTask, BaseSensorOperator):
         max_wait = None if self.max_wait is None else as_seconds("max_wait", self.max_wait)
         interval = poll_interval(self.poke_interval, waited, self.exponential_backoff, max_wait)
         left = max(self.timeout - waited, _SHORTEST_RESCHEDULE if self.reschedule else 0.0)
-        delay = min(max(interval, self._progress.retry_after), left)
-        delay = min(delay, self._progress.grace_left or delay)
+        delay = self._progress.until_grace_ends(min(max(interval, self._progress.retry_after), left))
         self._progress.report(delay, left, self.log)
         return delay
 

@@ -188,7 +188,7 @@ class PortkeyBatchTrigger(BaseTrigger):
                 delay = schedule.delay(random.random(), progress.retry_after)
                 if delay is None:
                     return progress.pending or DeadlineReached(progress.last_status, progress.silent_for)
-                await _sleep(min(delay, progress.grace_left or delay), schedule, progress, self.log)
+                await _sleep(progress.until_grace_ends(delay), schedule, progress, self.log)
 
 
 async def _sleep(delay: float, schedule: Schedule, progress: Progress, log: Log) -> None:
