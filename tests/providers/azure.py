@@ -50,7 +50,6 @@ class Azure(Provider, Shim):
     """
     Azure's API, and its blob storage.
 
-    :ivar processed_after: how many times an uploaded file is retrieved before it is ``processed``
     :ivar blobs: what lies in its blob storage, by path
     """
 
@@ -62,11 +61,6 @@ class Azure(Provider, Shim):
         self.jobs = Jobs()
         self.files: dict[str, File] = {}
         self.blobs: dict[str, bytes] = {}
-        self.processed_after = 2
-
-    def reset(self, bucket: str) -> None:
-        super().reset(bucket)
-        self.processed_after = 2
 
     @property
     def headers(self) -> dict[str, str]:

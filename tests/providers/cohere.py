@@ -51,7 +51,6 @@ class Cohere(Provider, Shim):
     """
     Cohere's API.
 
-    :ivar validated_after: how many times a dataset is retrieved before it is ``validated``
     :ivar parts: of how many files the dataset of a job's embeddings consists
     """
 
@@ -66,12 +65,10 @@ class Cohere(Provider, Shim):
         super().__init__()
         self.jobs = Jobs()
         self.datasets: dict[str, Dataset] = {}
-        self.validated_after = 2
         self.parts = 1
 
     def reset(self, bucket: str) -> None:
         super().reset(bucket)
-        self.validated_after = 2
         self.parts = 1
 
     @property
@@ -150,7 +147,7 @@ class Cohere(Provider, Shim):
         return Reply(body={"dataset": shown})
 
     def _is_validated(self, dataset: Dataset) -> bool:
-        return dataset.kind != "embed-input" or dataset.retrieved >= self.validated_after
+        return dataset.kind != "embed-input" or dataset.retrieved >= self.processed_after
 
     def _part(self, request: Received, dataset_id: str, number: str) -> Reply:
         return Reply(body=self.datasets[dataset_id].parts[int(number)])

@@ -17,6 +17,7 @@ from tests.providers.provider import Provider
 from tests.providers.storage import Storage
 from tests.providers.vertex import Vertex
 from tests.server.gateway import Gateway
+from tests.support.backoff import set_max_backoff
 from tests.support.connections import set_connection
 
 NAMES = (OpenAI.name, Azure.name, Bedrock.name, Vertex.name, Cohere.name)
@@ -66,4 +67,6 @@ def connect(clouds: Clouds, name: str, monkeypatch: pytest.MonkeyPatch, **header
     fields = provider.connection(clouds.gateway.base_url)
     fields["extra"]["headers"] |= headers
     set_connection(monkeypatch, **fields)
+    # Some providers answer what they do not have as a proxy would, so that it is asked for again.
+    set_max_backoff(monkeypatch, 0.05)
     return provider

@@ -19,6 +19,7 @@ class Provider:
     :cvar reports_failures: whether a request of a batch can fail by itself
     :cvar reads_input: whether the file of requests can be read after the upload
     :cvar processes_files: whether it refuses a batch until it has processed the batch's file
+    :ivar processed_after: how many times a file is retrieved before it is processed, by those that do
     """
 
     name: str
@@ -31,10 +32,12 @@ class Provider:
     def __init__(self) -> None:
         super().__init__()
         self.ending = Ending()
+        self.processed_after = 2
 
     def reset(self, bucket: str) -> None:
         """Begin a test: batches end well, and files go to a bucket of its own."""
         self.ending = Ending()
+        self.processed_after = 2
 
     @property
     def headers(self) -> dict[str, str]:

@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 
 from airflow_provider_portkey import exceptions
-from airflow_provider_portkey.answers import Answer, read_answers
 from airflow_provider_portkey.batch import Batch, BatchStatus
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
-from airflow_provider_portkey.operators.batch import PortkeyDownloadBatchOperator
 from tests.providers.collect import Client, contents, error_codes
 from tests.providers.conftest import Clouds
 from tests.providers.job import Ending
 from tests.providers.prompts import prompts
 from tests.providers.provider import Provider
+from tests.providers.tasks import download
 from tests.support.airflow_run import Run, run_task
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
@@ -47,14 +46,6 @@ def run_batch(client: Client, provider: Provider, **kwargs: Any) -> Run:
     fixed: dict[str, Any] = {"wait_for_completion": True, "poke_interval": 0.1, "timeout": 60}
     task = source | fixed | {"endpoint": provider.endpoint, "extra_body": provider.extra_body} | kwargs
     return run_task("PortkeyCreateBatchOperator", **task)
-
-
-def download(batch: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[Answer]]:
-    """Download a batch's answers, and read them."""
-    context: Any = {}
-    operator = PortkeyDownloadBatchOperator(task_id="download", batch_id=batch["id"], path=str(folder))
-    manifest = operator.execute(context)
-    return manifest, list(read_answers(manifest))
 
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferred"])
