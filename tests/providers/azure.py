@@ -55,6 +55,7 @@ class Azure(Provider, Shim):
 
     name = "azure-openai"
     processes_files = True
+    names_unreached = True
 
     def __init__(self) -> None:
         super().__init__()

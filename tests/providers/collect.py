@@ -20,7 +20,7 @@ class Client:
     """A client of the gateway that is not this package."""
 
     def __init__(self, gateway: Gateway, provider: Provider, **headers: str) -> None:
-        self._base_url = gateway.base_url
+        self._base_url = provider.base_url or gateway.base_url
         self.headers = {"x-portkey-provider": provider.name, **provider.headers, **headers}
         self.provider = provider
 

@@ -14,20 +14,23 @@ from tests.providers.bedrock import Bedrock
 from tests.providers.cohere import Cohere
 from tests.providers.openai import OpenAI
 from tests.providers.provider import Provider
+from tests.providers.scripted import Managed
 from tests.providers.storage import Storage
 from tests.providers.vertex import Vertex
 from tests.server.gateway import Gateway
 from tests.support.backoff import set_max_backoff
 from tests.support.connections import set_connection
 
+#: Those behind the gateway, and those that the open-source gateway does not have.
 NAMES = (OpenAI.name, Azure.name, Bedrock.name, Vertex.name, Cohere.name)
+SCRIPTED = (Managed.name,)
 
 _buckets = count(1)
 
 
 @dataclass(frozen=True)
 class Clouds:
-    """The gateway, and the providers behind it by name."""
+    """The gateway, and the providers by name."""
 
     gateway: Gateway
     providers: dict[str, Provider]
@@ -50,11 +53,12 @@ def clouds() -> Iterator[Clouds]:
             "cohere": cohere.port,
         }
         gateway = stack.enter_context(Gateway(clouds=ports))
-        providers = (openai, azure, bedrock, vertex, cohere)
+        scripted = [stack.enter_context(provider()) for provider in (Managed,)]
+        providers = (openai, azure, bedrock, vertex, cohere, *scripted)
         yield Clouds(gateway, {provider.name: provider for provider in providers}, storage)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=NAMES + SCRIPTED)
 def provider(request: pytest.FixtureRequest, clouds: Clouds, monkeypatch: pytest.MonkeyPatch) -> Provider:
     """Make ``portkey_default`` a connection to each provider in turn, with a bucket of its own."""
     return connect(clouds, request.param, monkeypatch)
@@ -64,7 +68,7 @@ def connect(clouds: Clouds, name: str, monkeypatch: pytest.MonkeyPatch, **header
     """Make ``portkey_default`` a connection to a provider, with further headers."""
     provider = clouds.providers[name]
     provider.reset(f"batches-{next(_buckets)}")
-    fields = provider.connection(clouds.gateway.base_url)
+    fields = provider.connection(provider.base_url or clouds.gateway.base_url)
     fields["extra"]["headers"] |= headers
     set_connection(monkeypatch, **fields)
     # Some providers answer what they do not have as a proxy would, so that it is asked for again.

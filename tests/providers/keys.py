@@ -7,5 +7,7 @@ BEDROCK = "not-a-secret-bedrock-0123456789"
 COHERE = "not-a-secret-cohere-0123456789"
 #: An access token, so that the gateway need not ask Google for one.
 VERTEX = "ya29.not-a-secret-vertex-0123456789"
+#: Of Portkey itself, where it is scripted.
+PORTKEY = "not-a-secret-portkey-0123456789"
 
-ALL = (AZURE, BEDROCK, COHERE, VERTEX)
+ALL = (AZURE, BEDROCK, COHERE, VERTEX, PORTKEY)

@@ -19,6 +19,7 @@ class OpenAI(Provider):
     """The stand-in, with the answers and the endings that the other providers have."""
 
     name = "openai"
+    names_unreached = True
 
     def __init__(self) -> None:
         self.standin = StandIn()

@@ -17,7 +17,8 @@ class Provider:
     :cvar endpoint: what its batches call
     :cvar expires: whether a batch of this provider can run out of time with a part of its answers
     :cvar reports_failures: whether a request of a batch can fail by itself
-    :cvar reads_input: whether the file of requests can be read after the upload
+    :cvar reads_input: whether the file of requests can be read after the upload, and is what was uploaded
+    :cvar names_unreached: whether an expired batch names the requests that it did not reach
     :cvar processes_files: whether it refuses a batch until it has processed the batch's file
     :ivar processed_after: how many times a file is retrieved before it is processed, by those that do
     """
@@ -27,6 +28,7 @@ class Provider:
     expires: bool = True
     reports_failures: bool = True
     reads_input: bool = True
+    names_unreached: bool = False
     processes_files: bool = False
 
     def __init__(self) -> None:
@@ -48,6 +50,16 @@ class Provider:
     def extra_body(self) -> dict[str, Any]:
         """What a call that creates a batch needs besides the documented members."""
         return {}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of an operator that creates a batch, besides its requests."""
+        return {"endpoint": self.endpoint, "extra_body": self.extra_body}
+
+    @property
+    def base_url(self) -> str | None:
+        """Where it is reached, if that is not the gateway."""
+        return None
 
     def connection(self, base_url: str) -> dict[str, Any]:
         """Return the fields of an Airflow connection to this provider through the gateway."""

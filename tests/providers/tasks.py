@@ -21,11 +21,8 @@ def create(
     """
     ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=-1, try_number=try_number)
     ti.xcom_push = lambda key, value: None
-    fixed = {"endpoint": provider.endpoint, "extra_body": provider.extra_body}
-    operator = PortkeyCreateBatchOperator(
-        task_id=task_id,
-        **{"requests": provider.requests(prompts)} | fixed | kwargs,
-    )
+    parameters = {"requests": provider.requests(prompts)} | provider.parameters | kwargs
+    operator = PortkeyCreateBatchOperator(task_id=task_id, **parameters)
     context: Any = {"ti": ti}
     return operator.execute(context)
 

@@ -1,4 +1,4 @@
-"""Several batches through one connection, and several attempts at one batch, through Portkey's real gateway."""
+"""Several batches through one connection, and several attempts at one batch, at each provider."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, Port
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from tests.providers.bedrock import Bedrock
 from tests.providers.collect import Client, contents
-from tests.providers.conftest import NAMES, Clouds, connect
+from tests.providers.conftest import NAMES, SCRIPTED, Clouds, connect
 from tests.providers.job import Ending
 from tests.providers.prompts import prompts
 from tests.providers.provider import Provider
@@ -23,7 +23,7 @@ FIXED_NAME = {"x-portkey-provider-file-name": "requests.jsonl"}
 PROMPTS = prompts(12)
 OTHERS = {custom_id: f"{text} (again)" for custom_id, text in PROMPTS.items()}
 #: Those that return a batch's metadata, or the name of its file.
-IDENTIFIED = [name for name in NAMES if name != "cohere"]
+IDENTIFIED = [name for name in NAMES + SCRIPTED if name != "cohere"]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def client(provider: Provider, clouds: Clouds) -> Client:
     return Client(clouds.gateway, provider)
 
 
-@pytest.mark.parametrize("provider", NAMES, indirect=True)
+@pytest.mark.parametrize("provider", NAMES + SCRIPTED, indirect=True)
 def test_two_batches_at_once_answer_their_own_requests(provider: Provider, client: Client, tmp_path: Path) -> None:
     batches = [create(provider, asked, task_id=f"task_{n}") for n, asked in enumerate((PROMPTS, OTHERS))]
 
@@ -50,7 +50,7 @@ def test_two_batches_at_once_answer_their_own_requests(provider: Provider, clien
         assert manifest["missing"] == ([] if provider.reads_input else None)
 
 
-@pytest.mark.parametrize("provider", NAMES, indirect=True)
+@pytest.mark.parametrize("provider", NAMES + SCRIPTED, indirect=True)
 def test_two_uploads_of_a_bare_hook_are_two_files(provider: Provider, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in provider.requests(PROMPTS)))

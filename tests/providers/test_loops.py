@@ -1,4 +1,8 @@
-"""The whole loop of each provider, through Portkey's real gateway: requests in, answers out."""
+"""
+The whole loop of each provider: requests in, answers out.
+
+All but those of :mod:`tests.providers.scripted` are reached through Portkey's real gateway.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from tests.providers.conftest import Clouds
 from tests.providers.job import Ending
 from tests.providers.prompts import prompts
 from tests.providers.provider import Provider
-from tests.providers.tasks import download
+from tests.providers.tasks import create, download
 from tests.support.airflow_run import Run, run_task
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
@@ -29,6 +33,7 @@ EXPIRING = [
     "azure-openai",
     "bedrock",
     "vertex-ai",
+    "portkey",
 ]
 
 
@@ -44,7 +49,7 @@ def run_batch(client: Client, provider: Provider, **kwargs: Any) -> Run:
         source = {"input_file_id": client.upload(source["requests"])}
         client.wait_until_processed(source["input_file_id"])
     fixed: dict[str, Any] = {"wait_for_completion": True, "poke_interval": 0.1, "timeout": 60}
-    task = source | fixed | {"endpoint": provider.endpoint, "extra_body": provider.extra_body} | kwargs
+    task = source | fixed | provider.parameters | kwargs
     return run_task("PortkeyCreateBatchOperator", **task)
 
 
@@ -90,10 +95,11 @@ def test_an_expired_batch_has_the_answers_of_its_first_half(provider: Provider, 
     assert batch["status"] == "expired"
     manifest, answers = download(batch, tmp_path)
     assert contents(answers) == provider.expected(PROMPTS)
-    # The others are named by OpenAI and Azure alone.
-    names_others = provider.name in ("openai", "azure-openai")
-    assert error_codes(answers) == (dict.fromkeys(list(PROMPTS)[100:], "batch_expired") if names_others else {})
-    assert manifest["missing_count"] == (0 if names_others else 100)
+    assert error_codes(answers) == (
+        dict.fromkeys(list(PROMPTS)[100:], "batch_expired") if provider.names_unreached else {}
+    )
+    unnamed = 0 if provider.names_unreached else 100
+    assert manifest["missing_count"] == (unnamed if provider.reads_input else None)
 
 
 @pytest.mark.parametrize("provider", EXPIRING, indirect=True)
@@ -108,10 +114,8 @@ def test_an_expired_batch_fails_the_task_unless_it_is_allowed(provider: Provider
 
 
 def test_a_batch_can_be_cancelled(provider: Provider, client: Client) -> None:
-    provider.ending = Ending(polls=1_000)
-    file_id = client.upload(provider.requests(PROMPTS))
-    client.wait_until_processed(file_id)
-    batch_id = client.create(file_id)
+    provider.ending, provider.processed_after = Ending(polls=1_000), 0
+    batch_id = create(provider, PROMPTS)["id"]
 
     batch = PortkeyHook().cancel_batch(batch_id)
 
