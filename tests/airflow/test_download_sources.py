@@ -239,20 +239,39 @@ INPUTS = {
 }
 
 
+#: Where the batch says that its answers are, and whether it reports its counts.
+PLACES = {
+    "a file": ("file-out", COUNTS),
+    "a file, no counts": ("file-out", None),
+    "a folder of Bedrock": ("s3://bucket/", COUNTS),
+    "a folder of Bedrock, no counts": ("s3://bucket/key/", None),
+    "a folder of Vertex": ("gs://bucket/key", COUNTS),
+}
+
+
 @pytest.mark.parametrize("source", ["auto", "files", "output"])
-@pytest.mark.parametrize(("content", "requests"), itertools.product(CONTENTS, INPUTS))
-@pytest.mark.parametrize("counts", [COUNTS, None], ids=["counts", "no counts"])
+@pytest.mark.parametrize(("content", "requests"), list(itertools.product(CONTENTS, INPUTS)))
+@pytest.mark.parametrize(("place", "counts"), PLACES.values(), ids=PLACES)
 def test_answers_that_were_not_seen_are_never_reported_as_complete(
-    source: str, content: str, requests: str, counts: Any, standin: StandIn, tmp_path: Path
+    source: str, content: str, requests: str, place: str, counts: Any, standin: StandIn, tmp_path: Path
 ) -> None:
     rows, lines = CONTENTS[content], INPUTS[requests]
-    end_batch(standin, output_file_id=None if rows is None else "file-out", request_counts=counts)
-    standin.files = {name: data for name, data in (("file-out", rows), ("file-in", lines)) if data is not None}
+    is_folder = "://" in place
+    end_batch(standin, output_file_id=place if is_folder or rows is not None else None, request_counts=counts)
+    # The gateway returns a bucket's root as an empty file. The answers are in a file within, and in the output.
+    files = {"s3://bucket/": b"", place: b"" if is_folder else rows, "file-in": lines}
+    if place.startswith("s3:"):
+        files[f"{place}batch_1/file-in.out"] = rows
+    standin.files = {name: data for name, data in files.items() if data is not None}
+    if is_folder and rows is not None:
+        serve_output(standin, Answer(body=rows))
 
     try:
         manifest = download(tmp_path, source=source)
     except exceptions.PortkeyError:
+        assert not list(tmp_path.iterdir())
         return
+    assert rows, "nothing was there to be downloaded"
     assert manifest["missing_count"] != 0
     assert not manifest["counts_match"]
     if requests != "its input":

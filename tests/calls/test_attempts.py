@@ -333,3 +333,12 @@ class TestObjectNames:
 
         with pytest.raises(PortkeyAttemptUnknownError):
             attempt(2).recover("fail")
+
+    def test_metadata_that_the_provider_made_does_not_prove_that_it_keeps_ours(
+        self, listed: Callable[..., None]
+    ) -> None:
+        cohere: Any = {"api_version": {"version": "1"}, "billed_units": {"input_tokens": 1200}}
+        listed(batch_of_file("batch_b", "dataset-1", cohere))
+
+        with pytest.raises(PortkeyAttemptUnknownError):
+            attempt(2).recover("fail")

@@ -59,6 +59,7 @@ class Cohere(Provider, Shim):
     expires = False
     reports_failures = False
     reads_input = False
+    source = "output"
     processes_files = True
 
     def __init__(self) -> None:

@@ -14,6 +14,10 @@ _SCRIPTS = (
 )
 
 
+#: Enough non-ASCII text for many chunk borders to fall into characters.
+LONG = {f"request-{n}": "Жёлтый 🦊 上海 " * 40 for n in range(400)}
+
+
 def prompts(count: int = COUNT) -> dict[str, str]:
     """Return prompts by custom_id: a third of them in Cyrillic, Chinese and emoji."""
     return {f"request-{n:03}": _prompt(n) for n in range(count)}

@@ -18,6 +18,7 @@ class Provider:
     :cvar expires: whether a batch of this provider can run out of time with a part of its answers
     :cvar reports_failures: whether a request of a batch can fail by itself
     :cvar reads_input: whether the file of requests can be read after the upload, and is what was uploaded
+    :cvar source: where the whole answers of its batches are: in files, or in the output alone
     :cvar names_unreached: whether an expired batch names the requests that it did not reach
     :cvar processes_files: whether it refuses a batch until it has processed the batch's file
     :ivar processed_after: how many times a file is retrieved before it is processed, by those that do
@@ -28,6 +29,7 @@ class Provider:
     expires: bool = True
     reports_failures: bool = True
     reads_input: bool = True
+    source: str = "files"
     names_unreached: bool = False
     processes_files: bool = False
 

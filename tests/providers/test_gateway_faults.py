@@ -18,10 +18,7 @@ from tests.providers.collect import Client, collect, contents
 from tests.providers.conftest import Clouds, connect
 from tests.providers.job import Ending
 from tests.providers.openai import OpenAI
-from tests.providers.prompts import prompts
-
-#: Enough non-ASCII text for many chunk borders to fall into characters.
-LONG = {f"request-{n}": "Жёлтый 🦊 上海 " * 40 for n in range(400)}
+from tests.providers.prompts import LONG, prompts
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from tests.providers.collect import Client, contents, error_codes
 from tests.providers.conftest import Clouds
 from tests.providers.job import Ending
-from tests.providers.prompts import prompts
+from tests.providers.prompts import LONG, prompts
 from tests.providers.provider import Provider
+from tests.providers.scripted import jsonl
 from tests.providers.tasks import create, download
 from tests.support.airflow_run import Run, run_task
 
@@ -65,6 +66,25 @@ def test_each_request_has_its_answer(provider: Provider, client: Client, deferra
     assert len(answers) == len(PROMPTS) == 200
     assert (manifest["answered"], manifest["failed"], manifest["unknown"]) == (200, 0, 0)
     assert manifest["missing"] == ([] if provider.reads_input else None)
+    assert manifest["source"] == provider.source
+
+
+@pytest.mark.parametrize("source", ["requests", "input_path"])
+@pytest.mark.parametrize("provider", ["openai", "vertex-ai"], indirect=True)
+def test_no_character_of_many_in_long_requests_and_answers_is_damaged(
+    provider: Provider, clouds: Clouds, source: str, tmp_path: Path
+) -> None:
+    provider.processed_after = 0
+    requests: Any = provider.requests(LONG)
+    if source == "input_path":
+        requests = tmp_path / "requests.jsonl"
+        requests.write_bytes(jsonl(provider.requests(LONG)))
+
+    batch = create(provider, {}, **{"requests": None, source: requests})
+    Client(clouds.gateway, provider).wait(batch["id"])
+
+    _, answers = download(batch, tmp_path)
+    assert contents(answers) == provider.expected(LONG)
 
 
 def test_a_failed_and_a_lost_request_are_named_and_the_others_whole(

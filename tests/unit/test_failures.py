@@ -346,6 +346,24 @@ def test_headers_name_the_origin_retry_after_and_redirect() -> None:
     assert "redirect to https://other.example/v1, not followed" in str(redirect)
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"type": "provider_error", "code": 404, "message": "NoSuchKey"}, Refused),
+        ({"error": {"type": "provider_error", "code": 403, "message": "AccessDenied"}}, Refused),
+        ({"type": "provider_error", "code": 429, "message": "Slow down"}, Transient),
+        ({"type": "provider_error", "code": 503, "message": "SlowDown"}, Transient),
+        (portkey("Model is required"), Refused),
+        (portkey("Invalid model slug"), Refused),
+        (portkey("Invalid file extension"), Refused),
+        (portkey("Something went wrong"), Transient),
+    ],
+    ids=str,
+)
+def test_a_permanent_error_that_the_gateway_reports_as_http_500_is_permanent(body: Any, kind: type) -> None:
+    assert type(error_of(500, body)) is kind
+
+
 def test_the_first_message_in_the_body_is_quoted() -> None:
     for n in range(6):
         body: dict[str, Any] = {}
