@@ -8,14 +8,18 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import requests
 
-FOLDER = Path(__file__).resolve().parents[2] / ".cache" / "emulators"
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
+FOLDER = CACHE / "emulators"
 REQUIREMENTS = Path(__file__).with_name("emulators.txt")
+S3FS = Path(__file__).with_name("s3fs.txt")
 SCRIPT = Path(__file__).with_name("emulators.py")
 TIMEOUT = 30
 #: moto checks no signature, but refuses objects to who sends none.
@@ -27,17 +31,39 @@ SIGNED = {
 
 def install(folder: Path = FOLDER) -> Path:
     """Install the emulators into an environment of their own unless it is there, and return its Python."""
-    python, stamp, pins = folder / "bin" / "python", folder / "installed.txt", REQUIREMENTS.read_text()
+    python = folder / "bin" / "python"
+    with _preparing(folder, REQUIREMENTS) as needed:
+        if needed:
+            venv.create(folder, with_pip=True)
+            _pip(str(python), REQUIREMENTS)
+    return python
+
+
+def install_s3fs(folder: Path = CACHE / "s3fs") -> Path:
+    """Install s3fs into a folder to be imported from unless it is there, and return the folder."""
+    with _preparing(folder, S3FS) as needed:
+        if needed:
+            _pip(sys.executable, S3FS, "--target", str(folder))
+    return folder
+
+
+@contextmanager
+def _preparing(folder: Path, requirements: Path) -> Iterator[bool]:
+    """Yield whether a folder has to be filled, which it then is."""
+    stamp, pins = folder / "installed.txt", requirements.read_text()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # Several processes of one test run may install them at once.
-        if not stamp.exists() or stamp.read_text() != pins:
+        needed = not stamp.exists() or stamp.read_text() != pins
+        if needed:
             shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=True)
-            pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
-            subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True, timeout=600)
-            stamp.write_text(pins)
-    return python
+        yield needed
+        stamp.write_text(pins)
+
+
+def _pip(python: str, requirements: Path, *arguments: str) -> None:
+    pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", *arguments]
+    subprocess.run([*pip, "-r", str(requirements)], check=True, timeout=600)
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,12 @@ CASES = [
     ),
     Case(
         INPUT,
+        "path with a long name",
+        lambda: files.storage_path(f"/data/{'n' * 300}"),
+        ["path has a name of 300 bytes: use at most 255"],
+    ),
+    Case(
+        INPUT,
         "path without a file system",
         lambda: files.storage_path(f"{'s' * 60}://bucket/{BATCH_ID}"),
         ["No file system for 'sss", "install the Airflow provider that has it"],

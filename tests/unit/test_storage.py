@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,39 @@ def attach_memory_store() -> None:
     else:
         store = importlib.import_module("airflow.sdk.io")
     store.attach("memory", fs=MemoryFileSystem())
+
+
+WRITER = """
+import sys
+from airflow_provider_portkey.files import atomic_write, storage_path
+with atomic_write(storage_path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("written", flush=True)
+    sys.stdin.readline()
+    file.write(b" and whole")
+"""
+
+
+@contextmanager
+def writing_process(target: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that has written half of a file, and writes the rest when it reads a line."""
+    command = [sys.executable, "-c", WRITER, str(target)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def killed_in_mid_write(target: Path) -> Iterator[None]:
+    with writing_process(target) as process:
+        process.kill()
+        process.wait()
+        yield
 
 
 class TestAtomicWrite:
@@ -74,13 +110,14 @@ class TestAtomicWrite:
             fail_during_write()
         assert self.files_in(folder) == {"output.jsonl": b"old"}
 
-    def test_a_failed_move_leaves_no_file(self, folder: ObjectStoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_rename_leaves_no_file(self, folder: ObjectStoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
         path = folder / "output.jsonl"
 
         def fail(*_: object, **__: object) -> None:
             raise PermissionError("no")
 
-        monkeypatch.setattr(type(path.fs), "mv", fail)
+        monkeypatch.setattr(Path, "replace", fail)
+        monkeypatch.setattr(MemoryFileSystem, "cp_file", fail)
         with pytest.raises(PermissionError), atomic_write(path) as file:
             file.write(b"whole")
         assert self.files_in(folder) == {}
@@ -94,6 +131,43 @@ class TestAtomicWrite:
             assert self.files_in(folder)["output.jsonl"] == b"two"
             one.write(b" and more")
         assert self.files_in(folder) == {"output.jsonl": b"one and more"}
+
+    def test_a_name_with_the_characters_of_a_pattern_is_a_name(self, folder: ObjectStoragePath) -> None:
+        path = folder / "a?b" / "[c]*" / "output*.jsonl"
+        with atomic_write(path) as file:
+            file.write(b"new")
+        assert self.files_in(path.parent) == {"output*.jsonl": b"new"}
+
+    @pytest.mark.parametrize("name", ["o" * 255, "é" * 127], ids=["ASCII", "not ASCII"])
+    def test_the_longest_name_can_be_written(self, name: str, folder: ObjectStoragePath) -> None:
+        with atomic_write(folder / name) as file:
+            file.write(b"new")
+        assert self.files_in(folder) == {name: b"new"}
+
+    def test_a_killed_process_leaves_no_half_file_and_the_next_run_removes_its_part(self, tmp_path: Path) -> None:
+        target = tmp_path / "output.jsonl"
+        target.write_bytes(b"old")
+        with killed_in_mid_write(target):
+            [part] = tmp_path.glob(".*.part")
+            assert target.read_bytes() == b"old"
+        with atomic_write(storage_path(target)) as file:
+            assert not part.exists()
+            file.write(b"new")
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"output.jsonl": b"new"}
+
+    def test_the_part_of_another_target_and_of_a_live_process_stay(self, tmp_path: Path) -> None:
+        other = tmp_path / ".error.jsonl.0123abcd.part"
+        other.write_bytes(b"half")
+        with writing_process(tmp_path / "output.jsonl") as process:
+            [part] = tmp_path.glob(".output*.part")
+            with atomic_write(storage_path(tmp_path / "output.jsonl")) as file:
+                file.write(b"new")
+            assert part.exists()
+            process.communicate(b"\n", timeout=30)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+            "output.jsonl": b"half and whole",
+            other.name: b"half",
+        }
 
     @pytest.mark.parametrize("prefix", ["", "file://"], ids=["a path", "a URL"])
     def test_a_folder_is_not_replaced_by_a_file(self, prefix: str, tmp_path: Path) -> None:
@@ -143,3 +217,13 @@ class TestStoragePath:
         with atomic_write(storage_path("results/output.jsonl")) as file:
             file.write(b"x")
         assert (tmp_path / "results" / "output.jsonl").read_bytes() == b"x"
+
+    def test_a_tilde_is_the_home_of_the_worker(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert storage_path("~/results").path == f"{tmp_path}/results"
+        assert storage_path(Path("~")).path == str(tmp_path)
+
+    @pytest.mark.parametrize("path", ["/data/{}/x", "file:///data/{}", "{}"])
+    def test_a_name_that_no_local_disk_accepts_raises_an_input_error(self, path: str) -> None:
+        with pytest.raises(PortkeyInputError, match=r"^path has a name of 300 bytes: use at most 255\n"):
+            storage_path(path.format("é" * 150))
