@@ -11,7 +11,9 @@ on the model. A row is recognized by its own members, so that the reader needs t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = "AnyPath | Mapping[str, Any] | Iterable[AnyPath | Mapping[str, Any]]"
 
-#: A longer row is not parsed.
+#: A longer row is not parsed. Its beginning, of this size, and its end are enough to find its id.
 MAX_ROW_BYTES = 16 * 2**20
+ROW_END_BYTES = 1024
 
 #: The ``code`` of the error of a row that cannot be read, and of one that has neither an answer nor an error.
 UNREADABLE, EMPTY = "unreadable_row", "empty_row"
@@ -104,13 +107,14 @@ def rows(file: IO[bytes]) -> Iterator[bytes]:
     """
     Yield the rows of a JSONL file; empty ones are yielded too. Only a line feed ends a row.
 
-    Of a row above :data:`MAX_ROW_BYTES` no more than that and one byte are yielded.
+    Of a row above :data:`MAX_ROW_BYTES` only the beginning, of this size, and the end are yielded.
     """
-    for row in iter(partial(file.readline, MAX_ROW_BYTES + 1), b""):
-        yield row
-        rest = row
-        while len(rest) > MAX_ROW_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_ROW_BYTES + 1)
+    for row in iter(partial(file.readline, MAX_ROW_BYTES), b""):
+        piece, end = row, b""
+        while len(piece) == MAX_ROW_BYTES and not piece.endswith(b"\n"):
+            piece = file.readline(MAX_ROW_BYTES)
+            end = (end + piece)[-ROW_END_BYTES:]
+        yield row + end
 
 
 def read_row(row: bytes, where: str = "the row") -> Answer:
@@ -120,8 +124,10 @@ def read_row(row: bytes, where: str = "the row") -> Answer:
     :param row: its JSON
     :param where: what it is, for the message of an unreadable one
     """
-    text = row.decode("utf-8-sig", errors="replace").strip()
+    custom_id = None
+    text = row[:MAX_ROW_BYTES].decode("utf-8-sig", errors="replace").strip()
     if len(row) > MAX_ROW_BYTES:
+        custom_id = _custom_id_of_large(row)
         problem = f"larger than {MAX_ROW_BYTES // 2**20} MiB"
     else:
         try:
@@ -131,7 +137,7 @@ def read_row(row: bytes, where: str = "the row") -> Answer:
             problem = f"not a JSON object but {type(decoded).__name__}"
         except (ValueError, RecursionError) as error:
             problem = f"not valid JSON ({shorten(str(error))})"
-    return Answer(None, error=AnswerError(UNREADABLE, f"{where} is {problem}"), body=text[:1000])
+    return Answer(custom_id, error=AnswerError(UNREADABLE, f"{where} is {problem}"), body=text[:1000])
 
 
 def _paths(source: Any) -> Iterator[AnyPath]:
@@ -165,9 +171,37 @@ def _read(row: Mapping[str, Any]) -> Answer:
     return Answer(_custom_id(row), **(answer | {"text": text}), error=error, body=body)
 
 
+# A string, also one that is cut off, or its escaped quotes would begin further ones. With a number or string behind it
+# it is a member; else what begins or ends an object or a list.
+_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
+_TOKEN = re.compile(rb"(%b)(?:\s*:\s*(%b|\d+))?|[\[\]{}]" % (_TEXT, _TEXT), re.DOTALL)
+_LAST_MEMBER = re.compile(rb"[{,]\s*(%b)\s*:\s*(%b|\d+)\s*}\s*\Z" % (_TEXT, _TEXT), re.DOTALL)
+_ID_NAMES = ("custom_id", "recordId", "requestId")
+
+
+def _custom_id_of_large(row: bytes) -> str | None:
+    """Return the id of a row that is too large to be parsed; ``None`` if it has none there, or the row is cut off."""
+    if not row.rstrip().endswith(b"}"):
+        return None
+    last = _LAST_MEMBER.search(row, len(row) - ROW_END_BYTES)
+    members = [last.groups()] if last else []
+    depth = 0
+    for token in _TOKEN.finditer(row, 0, MAX_ROW_BYTES):
+        if token[1] is None:
+            depth += 1 if token[0] in b"{[" else -1
+        elif depth == 1 and token[2] is not None:
+            members.append(token.groups())
+    found = {}
+    for name, value in members:
+        if name[1:-1].decode(errors="replace") in _ID_NAMES:
+            with suppress(ValueError):
+                found[name[1:-1].decode()] = sanitize_text(json.loads(value))
+    return _custom_id(found)
+
+
 def _custom_id(row: Mapping[str, Any]) -> str | None:
     labels = _get(row, "request", "labels")  # of Vertex's older rows
-    candidates = [row.get(name) for name in ("custom_id", "recordId", "requestId")]
+    candidates = [row.get(name) for name in _ID_NAMES]
     candidates.append(_get(row, "instance", "requestId"))  # of Vertex's embeddings
     candidates.append(labels.get("custom_id") if isinstance(labels, Mapping) else None)
     return next((str(c) for c in candidates if isinstance(c, (str, int)) and str(c)), None)

@@ -7,18 +7,25 @@ Nothing is reported as fine that was not seen: what cannot be determined is ``No
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from airflow_provider_portkey.answers import EMPTY, MAX_ROW_BYTES, UNREADABLE, read_row
+from airflow_provider_portkey.answers import EMPTY, MAX_ROW_BYTES, ROW_END_BYTES, UNREADABLE, AnswerError, read_row
 from airflow_provider_portkey.batch import Batch
-from airflow_provider_portkey.text import sanitize_text
+from airflow_provider_portkey.text import sanitize_text, shorten
 
 Source = Literal["files", "output"]
 
-#: How many requests a manifest names.
-_MAX_NAMED = 100
+# How many requests and kinds of errors a manifest names, and how many kinds of errors and models are told apart, so
+# that memory stays flat whatever a file holds.
+_MAX_NAMED, _MAX_LISTED, _MAX_KINDS = 100, 10, 1000
+_UNKNOWN_MODEL = "unknown"
+_OTHER = AnswerError("other", "further kinds of errors")
+# How much of an error is compared.
+_MAX_ERROR = 1000
 
 
 class FileStats:
@@ -33,20 +40,33 @@ class FileStats:
     :ivar anonymous: how many do not name their request
     :ivar custom_ids: the requests that the others name
     :ivar duplicates: those that more than one row names
+    :ivar usage: for each model that answered, how many answers it gave, and their tokens: ``None`` if an answer does
+        not report them
+    :ivar errors: how many rows have each kind of error
+    :param redact: removes secrets, which a provider's error may quote
     """
 
-    def __init__(self) -> None:
+    def __init__(self, redact: Callable[[str], str] = str) -> None:
         self.bytes = self.lines = self.answered = self.failed = self.unreadable = self.anonymous = 0
         self.custom_ids: set[str] = set()
         self.duplicates: set[str] = set()
+        self.usage: dict[str, dict[str, int | None]] = {}
+        self.errors: Counter[AnswerError] = Counter()
+        self._redact = redact
         self._digest = hashlib.sha256()
         self._row: list[bytes] = []
         self._length = 0
+        self._end = b""
 
     @property
     def sha256(self) -> str:
         """Of the content so far, in hexadecimal."""
         return self._digest.hexdigest()
+
+    @property
+    def has_readable_rows(self) -> bool:
+        """Whether any row is an answer or an error of a provider, or at least names its request."""
+        return bool(self.custom_ids) or self.lines > self.unreadable
 
     def add(self, chunk: bytes) -> None:
         """Count a piece of the file."""
@@ -61,15 +81,19 @@ class FileStats:
 
     def end_line(self) -> None:
         """Count what came since the last line feed, as at the end of the file."""
-        row, self._row, self._length = b"".join(self._row), [], 0
+        row = b"".join(self._row) + self._end
+        self._row, self._length, self._end = [], 0, b""
         if not row.strip():
             return
         self.lines += 1
         answer = read_row(row)
         if answer.error is None:
             self.answered += 1
+            _add_usage(self.usage, answer.model or _UNKNOWN_MODEL, {"requests": 1, **vars(answer.usage)})
         else:
             self.failed += 1
+            kind = error_kind(answer.error, self._redact)
+            self.errors[kind if kind in self.errors or len(self.errors) < _MAX_KINDS else _OTHER] += 1
             self.unreadable += answer.error.code in (UNREADABLE, EMPTY)
         if answer.custom_id is None:
             self.anonymous += 1
@@ -77,9 +101,36 @@ class FileStats:
             (self.duplicates if answer.custom_id in self.custom_ids else self.custom_ids).add(answer.custom_id)
 
     def _extend(self, piece: bytes) -> None:
-        # Of a row that is too large to be parsed, enough is kept to tell that.
-        self._row.append(piece[: max(0, MAX_ROW_BYTES + 1 - self._length)])
+        # Of a row that is too large to be parsed, the beginning and the end are kept.
+        left = max(0, MAX_ROW_BYTES - self._length)
+        self._row.append(piece[:left])
+        self._end = (self._end + piece[left:])[-ROW_END_BYTES:]
         self._length += len(piece)
+
+
+def error_kind(error: AnswerError, redact: Callable[[str], str] = str) -> AnswerError:
+    """Return an error without what differs between requests that failed for one reason: ids and numbers."""
+    text = re.sub(r"[\w-]*\d(?:[\w.,:/-]*\w)?", "…", redact(error.message[:_MAX_ERROR])[:_MAX_ERROR])
+    return AnswerError(shorten(redact(error.code[:_MAX_ERROR]), 100), shorten(text))
+
+
+def commonest(errors: Counter[AnswerError]) -> list[dict[str, Any]]:
+    """Return the kinds of errors that most requests have, as JSON types: ``code``, ``message`` and ``count``."""
+    return [{**vars(kind), "count": count} for kind, count in errors.most_common(_MAX_LISTED)]
+
+
+def commonest_text(errors: Counter[AnswerError]) -> str:
+    """Return the same as text, a line each."""
+    return "\n".join(f"  {count:,} x {kind.code}: {kind.message}" for kind, count in errors.most_common(_MAX_LISTED))
+
+
+def _add_usage(usage: dict[str, dict[str, int | None]], model: str, more: Mapping[str, int | None]) -> None:
+    model = shorten(model, 100)
+    model = model if model in usage or len(usage) < _MAX_KINDS else _OTHER.code
+    known = usage.setdefault(model, dict.fromkeys(more, 0))
+    for name, number in more.items():
+        before = known[name]
+        known[name] = None if before is None or number is None else before + number
 
 
 @dataclass(frozen=True)
@@ -130,6 +181,12 @@ def manifest(
         counts_match = complete and sum(of_file.lines for of_file in stats) == total
     if asked is None and counts_match:
         counts_match = None  # the rows may answer the requests of another batch
+    usage: dict[str, dict[str, int | None]] = {}
+    errors: Counter[AnswerError] = Counter()
+    for of_file in stats:
+        errors += of_file.errors
+        for model, numbers in of_file.usage.items():
+            _add_usage(usage, model, numbers)
     return {
         "batch_id": batch.id,
         "status": batch.status.value,
@@ -144,6 +201,8 @@ def manifest(
         "missing_count": None if missing is None else len(missing),
         "duplicates": _named(duplicates),
         "duplicate_count": len(duplicates),
+        "usage": usage,
+        "errors": commonest(errors),
     }
 
 

@@ -139,6 +139,16 @@ def test_a_manifest_is_json_with_the_files_and_the_counts() -> None:
         "missing_count": 0,
         "duplicates": [],
         "duplicate_count": 0,
+        "usage": {
+            "gpt-4o-mini": {
+                "requests": 3,
+                "input_tokens": 27,
+                "output_tokens": 12,
+                "cached_tokens": None,
+                "reasoning_tokens": None,
+            }
+        },
+        "errors": [],
     }
     assert json.loads(json.dumps(result)) == result
 
@@ -157,3 +167,11 @@ def test_custom_ids_are_sanitized_for_the_database() -> None:
     assert json.dumps(result, ensure_ascii=False).encode()
     assert "\\u0000" not in json.dumps(result)
     assert (result["missing_count"], result["duplicate_count"]) == (1, 1)
+
+
+def test_usage_and_errors_are_those_of_both_files() -> None:
+    errors = b'{"custom_id": "b", "error": {"code": "x", "message": "No. 1"}}\n'
+    output, error = Download("f", "/x", stats_of(output_line("a") + errors)), Download("g", "/y", stats_of(errors))
+    result = manifest(batch(3), "files", {"output": output, "error": error}, None)
+    assert result["errors"] == [{"code": "x", "message": "No. …", "count": 2}]
+    assert result["usage"]["gpt-4o-mini"]["requests"] == 1
