@@ -9,6 +9,7 @@ No HTTP library here: :mod:`airflow_provider_portkey.transport` sends the reques
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -56,8 +57,9 @@ SLOW_OUTPUT = 300.0
 #: An error that is returned instead of a file is smaller than this.
 MAX_ERROR_BYTES = 2**16
 
-#: The beginning of the JSON into which the gateway wraps a page of text or HTML.
-WRAPPED_TEXT = b'{"html-message":'
+# The beginning of the JSON into which the gateway wraps a page of text or HTML, and that of a page as it is.
+_WRAPPED_TEXT = b'{"html-message":'
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)[\s>]", re.IGNORECASE)
 
 
 def read_response(response: Response, request: Request, settings: Settings, read: Callable[[Any], T]) -> T:
@@ -181,7 +183,12 @@ def cancel_batch(settings: Settings, batch_id: BatchId) -> Request:
 
 def read_accepted(response: Response, request: Request, settings: Settings) -> None:
     """Read the response to :func:`cancel_batch`: providers that accept it return different things, or nothing."""
-    read_response(response, request, settings, lambda answer: None)
+
+    def read(answer: Any) -> None:
+        if _is_error(answer):
+            raise ValueError("an error, although the status is a success")
+
+    read_response(response, request, settings, read)
 
 
 def list_batches(settings: Settings, after: str | None = None, limit: int = PAGE_SIZE) -> Request:
@@ -270,11 +277,14 @@ def check_file_content(response: Response, request: Request, settings: Settings)
     """Check that the response to :func:`retrieve_file_content`, or its beginning, is a file and not an error."""
 
     def check(answer: Any) -> None:
-        if response.body.startswith(WRAPPED_TEXT):
+        if response.status in (204, 205, 206):
+            raise ValueError("no content or a part of it, not a file")
+        if response.body.startswith(_WRAPPED_TEXT):
             raise ValueError("a page of text that the gateway wrapped into JSON, not a file")
+        if _PAGE.match(response.body):
+            raise ValueError("a page of HTML or XML, not a file")
         # A row of a file may hold an error too; it has a custom_id.
-        is_row = not isinstance(answer, Mapping) or "custom_id" in answer
-        if not is_row and (answer.get("error") or answer.get("status") == "failure"):
+        if _is_error(answer) and "custom_id" not in answer:
             raise ValueError("an error, not a file")
 
     read_response(response, request, settings, check)
@@ -333,6 +343,11 @@ def _path_segment(given: Any, name: Literal["batch_id", "file_id"]) -> str:
     except ValueError as error:
         problem = str(error)
     raise PortkeyInputError(message(problem, NOTHING_SENT))
+
+
+def _is_error(answer: Any) -> bool:
+    """Whether a body is an error, whatever the status."""
+    return isinstance(answer, Mapping) and bool(answer.get("error") or answer.get("status") == "failure")
 
 
 def _config_members(settings: Settings) -> set[str]:

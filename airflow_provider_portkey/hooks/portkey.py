@@ -7,9 +7,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from airflow_provider_portkey import calls
 from airflow_provider_portkey.batch import BatchStatus
@@ -132,7 +133,7 @@ class PortkeyHook(CallingHook):
         """
         Iterate over the batches of the connection's provider, page by page, newest first if the provider sorts them.
 
-        Some providers return no more than a first page.
+        Some providers return no more than a first page. No batch is returned twice.
 
         .. seealso:: https://portkey.ai/docs/api-reference/inference-api/batch/list-batches
         """
@@ -142,10 +143,15 @@ class PortkeyHook(CallingHook):
     def _pages(self) -> Iterator[calls.Page]:
         after = None
         requested: set[str | None] = set()
+        seen: set[str] = set()
         while after not in requested:
             requested.add(after)
             page = self._call(partial(calls.list_batches, after=after), sync.send_and_read(calls.read_page))
-            yield page
+            new = tuple(batch for batch in page.batches if batch.id not in seen)
+            if page.batches and not new:
+                return  # the provider ignores `after`: what else it has cannot be known
+            seen.update(batch.id for batch in new)
+            yield replace(page, batches=new)
             if page.after is None:
                 return
             after = page.after
@@ -267,17 +273,17 @@ class PortkeyHook(CallingHook):
         """
         target = storage_path(path)
         build = partial(calls.retrieve_batch_output, batch_id=batch)
-        return Download(None, str(target), self._receive(build, partial(atomic_write, target), needs_rows=True))
+        return Download(None, str(target), self._receive(build, partial(atomic_write, target), rows="needed"))
 
     def _receive(
         self,
         build: BuildRequest,
         open_target: Callable[[], AbstractContextManager[IO[bytes] | None]],
         *,
-        needs_rows: bool = False,
+        rows: Literal["optional", "readable", "needed"] = "optional",
     ) -> FileStats:
         def receive(session: requests.Session, request: Request, settings: Settings) -> FileStats:
-            stats = FileStats()
+            stats = FileStats(settings.redact)
             with sync.open_response(session, request, settings) as response:
                 if not 200 <= response.status_code < 300:
                     body = sync.read_response_body(response, request, settings, time.monotonic())
@@ -294,9 +300,9 @@ class PortkeyHook(CallingHook):
                         stats.add(chunk)
                         progress.add(len(chunk))
                     stats.end_line()
-                    if stats.bytes == len(head) or head.startswith(calls.WRAPPED_TEXT):
-                        calls.check_file_content(sync.as_response(response, head), request, settings)
-                    if needs_rows and not stats.custom_ids and stats.lines == stats.unreadable:
+                    calls.check_file_content(sync.as_response(response, head), request, settings)
+                    expected = rows == "needed" or (rows == "readable" and stats.lines)
+                    if expected and not stats.has_readable_rows:
                         raise no_rows(sync.as_response(response, head), request, settings)
             return stats
 
@@ -338,10 +344,11 @@ class PortkeyHook(CallingHook):
         return True, f"{settings.base_url} accepts the key and the provider, and lists batches."
 
 
-def download_rows(hook: PortkeyHook, file_id: str, path: ObjectStoragePath) -> Download:
-    """Do what :meth:`PortkeyHook.download_file` does, for a file that must have answers. For this package alone."""
+def download_rows(hook: PortkeyHook, file_id: str, path: ObjectStoragePath, *, may_be_empty: bool) -> Download:
+    """Do what :meth:`PortkeyHook.download_file` does, for a file of rows alone. For this package alone."""
     build = partial(calls.retrieve_file_content, file_id=file_id)
-    return Download(file_id, str(path), hook._receive(build, partial(atomic_write, path), needs_rows=True))
+    rows: Literal["readable", "needed"] = "readable" if may_be_empty else "needed"
+    return Download(file_id, str(path), hook._receive(build, partial(atomic_write, path), rows=rows))
 
 
 def list_pages(hook: PortkeyHook) -> Iterator[calls.Page]:

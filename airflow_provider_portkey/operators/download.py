@@ -126,9 +126,7 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
             return self._download_output(batch, path)
         has_answers = batch.status is BatchStatus.COMPLETED and batch.request_counts.completed != 0
         try:
-            if has_answers:
-                return "files", self._log_download(download_rows(self.hook, file_id, path))
-            return "files", self._log_download(self.hook.download_file(file_id, path))
+            return "files", self._log_download(download_rows(self.hook, file_id, path, may_be_empty=not has_answers))
         except PortkeyApiError as error:
             # Cohere names a data set, which is no file of Portkey's. Bedrock's file may be elsewhere.
             if self.source != "auto" or not (error.status_code in (400, 404) or "NoSuchKey" in str(error)):
@@ -173,7 +171,7 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
         if source == "output" and batch.output_file_id is None:
             return None  # Azure's output is the error file then
         try:
-            return self._log_download(self.hook.download_file(file_id, path))
+            return self._log_download(download_rows(self.hook, file_id, path, may_be_empty=True))
         except PortkeyRefusedError as error:
             # Some providers always name one. Where rows are missing in fact, the manifest says so.
             missing = error.status_code == 404 and error.origin != "gateway"

@@ -246,8 +246,8 @@ def test_a_list_that_fails_raises_and_the_next_attempt_finds_the_batch(
 
 def test_a_list_without_end_is_inconclusive_after_its_first_batches(store: Any, standin: StandIn) -> None:
     attempt(1, store).record_intent(None)
-    entries = [{"id": f"batch_{n}", "status": "completed", "metadata": {"a": "b"}} for n in range(100)]
-    pages = [Answer(body={"data": entries, "has_more": True, "last_id": f"{n}"}) for n in range(MAX_LISTED // 100 + 1)]
+    batches = [{"id": f"batch_{n}", "status": "completed", "metadata": {"a": "b"}} for n in range(MAX_LISTED + 100)]
+    pages = [Answer(body={"data": batches[n : n + 100], "has_more": True}) for n in range(0, len(batches), 100)]
     standin.fail("GET", "/v1/batches", *pages)
     with pytest.raises(PortkeyAttemptUnknownError, match="not all of them in its list"):
         attempt(2, store).recover("fail")

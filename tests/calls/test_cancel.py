@@ -124,3 +124,20 @@ def test_an_invalid_batch_id_raises_an_input_error_and_sends_nothing(world: Call
     with pytest.raises(PortkeyInputError, match=r"batch_id .*\nNothing was sent"):
         asyncio.run(world.hook.acancel_batch("None"))
     assert not world.standin.requests
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"error": {"message": "Not possible"}}, {"status": "failure", "message": "Not possible"}],
+    ids=["an error", "an error of Portkey"],
+)
+def test_an_error_with_http_200_is_no_cancellation_while_the_batch_goes_on(
+    body: dict[str, object], world: CallWorld
+) -> None:
+    world.standin.fail(CANCEL.method, CANCEL.path, *[Answer(200, body)] * 6)
+    for cancel in (world.hook.cancel_batch, lambda batch_id: asyncio.run(world.hook.acancel_batch(batch_id))):
+        with pytest.raises(PortkeyTransientError, match="while cancelling batch 'batch_1'"):
+            cancel("batch_1")
+    world.standin.fail(CANCEL.method, CANCEL.path, *[Answer(200, body)] * 3)
+    world.standin.script("batch_1", "completed")
+    assert world.hook.cancel_batch("batch_1").status is BatchStatus.COMPLETED

@@ -36,6 +36,7 @@ CONTENTS = {
     "one line of Bedrock's": b'{"recordId": "a", "error": null}',
     "null": b"null",
     "a list": b"[1]",
+    "angle brackets": b"<html-like",
     "bytes that are not text": b"\xff\x00",
     "a member 'error' that is larger than any error": b'{"error": "' + b"x" * 200_000 + b'"}',
 }
@@ -57,6 +58,16 @@ ERRORS: dict[str, tuple[Answer, str, str]] = {
         CHECK_HOST,
         "that the gateway wrapped into JSON, not a file",
     ),
+    **{
+        f"{name} of {size} bytes": (Answer(200, page + b" " * (size - len(page))), CHECK_HOST, "not a file")
+        for name, page in {
+            "a page of HTML": b"<!DOCTYPE html><p>Try later</p>",
+            "a page of HTML after blanks": b"\xef\xbb\xbf \n<html>Try later</html>",
+            "an error in XML": b"<?xml version='1.0'?><Error>Try later</Error>",
+        }.items()
+        for size in (100, 200_000)
+    },
+    "a part of the file": (Answer(206, b"Try later"), CHECK_HOST.replace("200", "206"), "not a file"),
     "a page of 200 kB that the gateway wraps": (
         Answer(200, b'{"html-message":"Try later' + b" " * 200_000 + b'"}'),
         CHECK_HOST,
@@ -221,3 +232,12 @@ def test_a_path_that_is_a_folder_raises_an_error_and_leaves_the_folder_as_it_was
     with pytest.raises(IsADirectoryError):
         world.hook.download_file("file-1", world.folder)
     assert {path.name for path in world.folder.iterdir()} == {"requests.jsonl"}
+
+
+@pytest.mark.parametrize("status", [204, 205])
+def test_a_response_without_content_is_not_an_empty_file(status: int, world: CallWorld) -> None:
+    world.write_target(b"old")
+    world.standin.fail(DOWNLOAD.method, DOWNLOAD.path, *[Answer(status)] * 3)
+    with pytest.raises(PortkeyTransientError, match="no content or a part of it, not a file"):
+        world.hook.download_file("file-1", world.target)
+    assert world.target_files == {"output.jsonl": b"old"}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_portkey.exceptions import PortkeyTransientError
+from airflow_provider_portkey.hooks.portkey import list_pages
 from tests.calls.case import Case, Then, When, each
 from tests.calls.operations import LIST
 from tests.calls.run import run_case
@@ -102,13 +103,25 @@ SEVERAL_PAGES = [
     lists(
         "the same page again and again",
         [page("batch_1", has_more=True, last_id="batch_1")] * 99,
-        ["batch_1"] * 2,
+        ["batch_1"],
+        requests=2,
+    ),
+    lists(
+        "a provider that ignores after",
+        [page("a", "b", has_more=True, last_id="b"), page("a", "b", has_more=True, last_id="x")],
+        ["a", "b"],
+        requests=2,
+    ),
+    lists(
+        "a batch that was created meanwhile moved the others",
+        [page("b", "a", has_more=True), page("a", "0", has_more=False)],
+        ["b", "a", "0"],
         requests=2,
     ),
     lists(
         "two pages that name each other",
         [page("a", has_more=True, last_id="a"), page("b", has_more=True, last_id="b")] * 50,
-        ["a", "b", "a"],
+        ["a", "b"],
         requests=3,
     ),
 ]
@@ -174,3 +187,8 @@ def test_a_later_page_that_fails_twice_is_requested_again(world: CallWorld) -> N
     first = next(batches)
     world.standin.fail("GET", "/v1/batches", html_page(503, "down"), Answer(how="reset"))
     assert [first.id, *(batch.id for batch in batches)] == [batch.id for batch in reversed(world.standin.batches)]
+
+
+def test_a_list_whose_next_page_is_the_first_one_again_may_have_more_batches(world: CallWorld) -> None:
+    world.standin.fail("GET", "/v1/batches", *[page("a", "b", has_more=True, last_id="b")] * 2)
+    assert [found.is_last for found in list_pages(world.hook)] == [False]
