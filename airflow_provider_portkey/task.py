@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_portkey.batch import Batch, BatchStatus, as_id
+from airflow_provider_portkey.calls import is_folder, output_file
 from airflow_provider_portkey.events import DeadlineReached, from_event
 from airflow_provider_portkey.exceptions import (
     PortkeyBatchCancelledError,
@@ -24,9 +25,10 @@ from airflow_provider_portkey.exceptions import (
     PortkeyError,
     PortkeyRequestsFailedError,
 )
-from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.hooks.portkey import PortkeyHook, read_first_rows
+from airflow_provider_portkey.manifest import commonest_text
 from airflow_provider_portkey.settings import task_headers
-from airflow_provider_portkey.text import duration, message, sentence, shorten
+from airflow_provider_portkey.text import counted, duration, message, sentence, shorten
 from airflow_provider_portkey.verdict import Outcome, Policy, judge
 from airflow_provider_portkey.wait import Progress, Schedule, as_seconds
 
@@ -173,12 +175,32 @@ class BatchTask(PortkeyTask):
             for key, value in xcoms.items():
                 if failed or key != "return_value":  # Airflow pushes that one on success
                     context["ti"].xcom_push(key=key, value=value)
+        reason = verdict.reason
+        if verdict.warn or verdict.outcome is Outcome.FAIL_ON_REQUESTS or batch.request_counts.failed:
+            reason = "\n".join(filter(None, [reason, self._log_request_errors(batch)]))
         if not failed:
-            (self.log.warning if verdict.warn else self.log.info)("%s", verdict.reason)
+            (self.log.warning if verdict.warn else self.log.info)("%s", reason)
             return result
         if verdict.outcome is Outcome.FAIL:
-            raise bad_end(batch, verdict.reason)
-        raise PortkeyRequestsFailedError(verdict.reason, batch)
+            raise bad_end(batch, reason)
+        raise PortkeyRequestsFailedError(reason, batch)
+
+    def _log_request_errors(self, batch: Batch) -> str:
+        """Log why requests failed, as far as the first rows show it; return where that is, empty if nowhere."""
+        file_id = batch.error_file_id
+        file_id = output_file(batch) if file_id is None or is_folder(file_id) else file_id
+        if file_id is None:
+            return ""
+        try:
+            stats = read_first_rows(self.hook, file_id)
+        except Exception as error:  # noqa: BLE001 - the task ends as the batch did, whatever its files are
+            self.log.info("Cannot read why requests failed. %s", error)
+            return ""
+        if not stats.errors or not stats.has_readable_rows:
+            return ""
+        seen = f"the first {counted(stats.lines, 'row')} of {shorten(file_id)}"
+        self.log.warning("The commonest errors in %s:\n%s", seen, commonest_text(stats.errors))
+        return f"The log above has the commonest errors in {seen}."
 
     def _wait(self, context: Context, batch: Batch | None = None) -> dict[str, Any]:
         """

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from airflow_provider_portkey.batch import Batch, BatchId
     from airflow_provider_portkey.files import AnyPath
 
+# How much of a file, and for how long, is read to report why requests failed.
+_MAX_GLANCE_BYTES, _MAX_GLANCE_SECONDS = 2**20, 10.0
+
 
 class PortkeyHook(CallingHook):
     """
@@ -349,6 +352,31 @@ def download_rows(hook: PortkeyHook, file_id: str, path: ObjectStoragePath, *, m
     build = partial(calls.retrieve_file_content, file_id=file_id)
     rows: Literal["readable", "needed"] = "readable" if may_be_empty else "needed"
     return Download(file_id, str(path), hook._receive(build, partial(atomic_write, path), rows=rows))
+
+
+def read_first_rows(hook: PortkeyHook, file_id: str) -> FileStats:
+    """
+    Read the beginning of a file, in one attempt and within some seconds, and return what it holds.
+
+    For this package alone.
+    """
+
+    def receive(session: requests.Session, request: Request, settings: Settings) -> FileStats:
+        stats, deadline = FileStats(settings.redact), time.monotonic() + _MAX_GLANCE_SECONDS
+        limits = {name: min(getattr(settings, name), _MAX_GLANCE_SECONDS) for name in ("timeout", "connect_timeout")}
+        brief = replace(settings, **limits)
+        with sync.open_response(session, request, brief) as response:
+            if not 200 <= response.status_code < 300:
+                body = sync.read_response_body(response, request, brief, time.monotonic())
+                raise error_from_response(body, request, settings)
+            for chunk in sync.read_chunks(response, request, brief):
+                stats.add(chunk)
+                if stats.bytes >= _MAX_GLANCE_BYTES or time.monotonic() > deadline:
+                    return stats  # without its last row, of which a part may be missing
+        stats.end_line()
+        return stats
+
+    return hook._call(partial(calls.retrieve_file_content, file_id=file_id), receive, retry_within=0)
 
 
 def list_pages(hook: PortkeyHook) -> Iterator[calls.Page]:

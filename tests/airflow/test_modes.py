@@ -45,7 +45,7 @@ class TestEveryMode:
             "output_file_id": "file-batch_1-output",
             "error_file_id": "file-batch_1-error",
         }
-        assert len(standin.requests) == 3
+        assert len(standin.batch_requests) == 3
 
     @pytest.mark.parametrize(
         ("answer", "error", "words"),
@@ -105,8 +105,8 @@ class TestEveryMode:
         )
         assert "Last known status: Batch batch_1 is in_progress" in str(run.errors[0])
         # At once and at the deadline; a trigger also polls once at a random time in between.
-        assert len(standin.requests) in ((2, 3) if "deferred" in mode else (2,))
-        assert 0.2 < standin.requests[-1].at - standin.requests[0].at < 10
+        assert len(standin.batch_requests) in ((2, 3) if "deferred" in mode else (2,))
+        assert 0.2 < standin.batch_requests[-1].at - standin.batch_requests[0].at < 10
 
     def test_a_wrong_key_fails_at_once_without_retry(self, mode: str, standin: StandIn) -> None:
         standin.script("batch_1", "in_progress", "completed")
@@ -119,7 +119,7 @@ class TestEveryMode:
         assert str(run.errors[0]).startswith(
             "API key rejected by Portkey (HTTP 401): check the password of connection "
         )
-        assert len(standin.requests) == 1
+        assert len(standin.batch_requests) == 1
 
     def test_a_rejected_poll_fails_during_the_wait(self, mode: str, standin: StandIn) -> None:
         forbidden = {"status": "failure", "message": "Portkey Error: Forbidden!"}
@@ -137,7 +137,7 @@ class TestEveryMode:
         run = wait(mode)
 
         assert run.states == {"wait": "success"}
-        assert len(standin.requests) == 9
+        assert len(standin.batch_requests) == 9
 
     def test_the_real_gateway_returns_the_batch_of_an_encoded_id(
         self, mode: str, gateway: Gateway, standin: StandIn, monkeypatch: pytest.MonkeyPatch
@@ -151,7 +151,7 @@ class TestEveryMode:
 
         assert run.states == {"wait": "success"}
         assert run.xcoms["wait"]["return_value"] == body | {"provider_status": "completed"}
-        assert {request.raw_path for request in standin.requests} == {f"/v1/batches/{arn}"}
+        assert {request.raw_path for request in standin.batch_requests} == {f"/v1/batches/{arn}"}
 
 
 @pytest.mark.parametrize("mode", SENSORS)
@@ -189,7 +189,7 @@ def test_the_sensor_does_not_defer_for_a_terminal_batch(standin: StandIn) -> Non
     run = wait("sensor-deferred", poke_interval=60)
 
     assert run.states == {"wait": "success"}
-    assert len(standin.requests) == 1
+    assert len(standin.batch_requests) == 1
 
 
 @pytest.mark.parametrize(("mode", "intervals"), [("poke", [60, 40, 3, 0]), ("reschedule", [60, 40, 10, 10])])

@@ -67,7 +67,7 @@ class TestEveryMode:
     ) -> None:
         standin.script("batch_1", "in_progress", *[PAGE] * 4, "completed")
         assert self.run(mode).states == {"wait": "success"}
-        assert len(standin.requests) == 6
+        assert len(standin.batch_requests) == 6
 
     def test_a_page_in_front_of_the_gateway_ends_a_wait_at_its_first_poll(self, mode: str, standin: StandIn) -> None:
         standin.script("batch_1", PAGE, "completed")

@@ -204,6 +204,11 @@ class StandIn:
         """Set the responses to GETs of a batch by the clock: each holds from that many seconds after the first GET."""
         self._plans[batch_id] = Timeline([(at, self._answer(batch_id, answer)) for at, answer in steps])
 
+    @property
+    def batch_requests(self) -> list[Seen]:
+        """The requests about batches: a wait that ends with failed requests reads the reasons from a file."""
+        return [seen for seen in self.requests if "/files/" not in seen.raw_path]
+
     def generate(self, file_id: str, line: bytes | Callable[[int], bytes], count: int) -> None:
         """Make a file of ``count`` lines, which are made as they are sent: a gigabyte needs no memory.
 

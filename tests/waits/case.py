@@ -58,7 +58,7 @@ class Then:
     message_has: Sequence[str] = ()
     #: What neither the message nor any line of the log may contain.
     never_shown: Sequence[str] = ()
-    #: How many requests the server received.
+    #: How many requests about batches the server received.
     requests: int | range | None = None
     #: How many warnings were logged.
     warnings: int | None = None

@@ -64,7 +64,7 @@ def _verify(then: Then, world: World) -> None:
         assert not any(part in line for _, line in world.log.lines)
     if then.requests is not None:
         expected = then.requests if isinstance(then.requests, range) else [then.requests]
-        assert len(world.standin.requests) in expected
+        assert len(world.standin.batch_requests) in expected
     if then.warnings is not None:
         assert len(world.log.messages(logging.WARNING)) == then.warnings, world.log.lines
     if then.check:
