@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_portkey.batch import Batch, BatchId, BatchStatus
+from airflow_provider_portkey.batch import Batch, BatchId, BatchStatus, is_same_id
 from airflow_provider_portkey.calls import is_folder, output_file
 from airflow_provider_portkey.exceptions import (
     PortkeyApiError,
@@ -17,17 +19,19 @@ from airflow_provider_portkey.exceptions import (
     PortkeyRefusedError,
     PortkeyTransientError,
 )
-from airflow_provider_portkey.files import storage_path
+from airflow_provider_portkey.files import as_template, atomic_write, storage_path
 from airflow_provider_portkey.hooks.portkey import PortkeyHook, download_rows, read_file_stats
+from airflow_provider_portkey.http import MAX_RESPONSE_BYTES
 from airflow_provider_portkey.manifest import Download, Source, manifest
 from airflow_provider_portkey.task import PortkeyTask, bad_end
-from airflow_provider_portkey.text import message
+from airflow_provider_portkey.text import counted, decode_json, message, shorten
 from airflow_provider_portkey.verdict import batch_errors
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
 
     from airflow_provider_portkey.files import AnyPath
+    from airflow_provider_portkey.wait import Log
 
 DownloadSource = Literal["auto", "files", "output"]
 
@@ -37,11 +41,14 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     Download the answers of a batch that has ended, to local disk or to any object storage that Airflow supports.
 
     The files are ``output.jsonl``, with the answers, and ``error.jsonl``, with the requests that failed, where the
-    provider has a file of its own for them. Each appears whole or not at all; another run replaces it. Memory stays
-    flat, except for each request's ``custom_id``. :func:`~airflow_provider_portkey.answers.read_answers` reads them,
-    whichever provider wrote them.
+    provider has a file of its own for them. Each appears whole or not at all. Memory stays flat, except for each
+    request's ``custom_id``. :func:`~airflow_provider_portkey.answers.read_answers` reads them, whichever provider wrote
+    them.
 
-    The operator returns a manifest:
+    ``manifest.json`` beside them says which batch they are of. A batch replaces its own files, and a task instance
+    those of its earlier attempts. The files of any other batch are not replaced: the task fails before it downloads.
+
+    The operator returns a manifest, which is also in that file:
 
     - ``batch_id``, ``status``, ``request_counts``: of the batch
     - ``source``: ``"files"`` or ``"output"``, where the answers came from
@@ -51,6 +58,9 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     - ``missing``, ``missing_count``: the first 100 ``custom_id`` without a row, and how many there are; ``None`` if the
       batch's input cannot be read
     - ``duplicates``, ``duplicate_count``: the same of those with several rows
+    - ``usage``: for each model that answered, the number of ``requests``, and their ``input_tokens``,
+      ``output_tokens``, ``cached_tokens`` and ``reasoning_tokens``, each ``None`` if an answer does not report it
+    - ``errors``: the ten commonest errors, with ``code``, ``message`` without ids and numbers, and ``count``
     - ``counts_match``: whether there is one row for each request of the batch; ``None`` if the batch has no counts, or
       its input cannot be read
 
@@ -84,7 +94,7 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.batch_id = batch_id
-        self.path = path
+        self.path = as_template(path)
         self.source = source
         self._init_connection(portkey_conn_id, headers)
         if source not in get_args(DownloadSource):
@@ -93,6 +103,8 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Download the files, and check that they have a row for each request."""
         folder = storage_path(self.path)
+        owned = _OwnedFolder(folder, self.batch_id, context.get("ti"), self.log)
+        owned.check()
         batch = self.hook.get_batch(self.batch_id)
         if not batch.status.is_terminal:
             raise PortkeyBatchNotReadyError(
@@ -101,6 +113,18 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
                     f"{batch}, so it has no results yet.",
                 )
             )
+        owned.claim()
+        try:
+            manifest = self._download(batch, folder)
+        except BaseException:
+            owned.release()
+            raise
+        self._report(manifest)
+        owned.write(manifest)
+        return manifest
+
+    def _download(self, batch: Batch, folder: ObjectStoragePath) -> dict[str, Any]:
+        """Download what there is of a batch that has ended; return the manifest."""
         source, output = self._download_answers(batch, folder / "output.jsonl")
         error = self._download_errors(batch, source, output, folder / "error.jsonl")
         if not output and not error:
@@ -112,10 +136,18 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
                     batch_errors(batch),
                 ),
             )
-        for stale, download in (("output.jsonl", output), ("error.jsonl", error)):
-            if download is None and (folder / stale).exists():  # of a previous run
-                (folder / stale).unlink()
-        return self._report(manifest(batch, source, {"output": output, "error": error}, self._asked(batch)))
+        for name, download in (("output.jsonl", output), ("error.jsonl", error)):
+            if download is None:
+                self._remove_stale(folder / name)
+        return manifest(batch, source, {"output": output, "error": error}, self._asked(batch))
+
+    def _remove_stale(self, path: ObjectStoragePath) -> None:
+        """Remove a file of a previous run, which would be taken for one of this batch."""
+        try:
+            if path.exists():
+                path.fs.rm_file(path.path)
+        except OSError as error:
+            self.log.warning("Cannot remove %s, which a previous run may have left. %s", path, error)
 
     def _download_answers(self, batch: Batch, path: ObjectStoragePath) -> tuple[Source, Download | None]:
         """Download the answers from where this batch has them."""
@@ -204,7 +236,7 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
         self.log.warning("Which requests are missing cannot be determined: %s", reason)
         return None
 
-    def _report(self, manifest: dict[str, Any]) -> dict[str, Any]:
+    def _report(self, manifest: dict[str, Any]) -> None:
         if names := manifest["missing"]:
             text = "%d requests have no answer, among them %s."
             self.log.warning(text, manifest["missing_count"], ", ".join(names[:10]))
@@ -213,4 +245,93 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
             self.log.warning(text, manifest["duplicate_count"], ", ".join(names[:10]))
         if manifest["unknown"]:
             self.log.warning("%d rows name no request of this batch.", manifest["unknown"])
-        return manifest
+        if errors := manifest["errors"]:
+            count, code, text = (errors[0][name] for name in ("count", "code", "message"))
+            rows, more = counted(manifest["failed"], "row"), len(errors) - 1
+            others = f" The manifest has {counted(more, 'further kind')} of errors." if more else ""
+            self.log.warning("%s failed, the most (%d) with %s: %s.%s", rows, count, code, text.rstrip("."), others)
+
+
+class _OwnedFolder:
+    """
+    A folder with the files of one batch, whose ``manifest.json`` says which.
+
+    It is written before the files, so that two tasks with one folder notice each other, and again after them. Object
+    stores have no locks, and two tasks may begin in the same moment: so it is read once more before the task ends.
+    """
+
+    def __init__(self, path: ObjectStoragePath, batch_id: str, ti: Any, log: Log) -> None:
+        self._file = path / "manifest.json"
+        names = ("dag_id", "task_id", "run_id", "map_index")
+        task = {name: getattr(ti, name) for name in names} if hasattr(ti, "dag_id") else None
+        self._batch_id, self._task = batch_id, task
+        self._log = log
+        self._may_read = True
+        self._claimed = False
+
+    def check(
+        self, first_line: str = "The folder has the files of another batch: give each batch a path of its own"
+    ) -> bool:
+        """
+        Return whether the folder is this task's; ``False`` if it is nobody's, or this cannot be determined.
+
+        :param first_line: that of the error
+        :raises PortkeyInputError: if it is another batch's
+        """
+        owner = self._read()
+        if owner is None:
+            return False
+        batch_id, task = owner.get("batch_id"), owner.get("task")
+        same_batch = isinstance(batch_id, str) and is_same_id(batch_id, self._batch_id)
+        if same_batch or (task is not None and task == self._task):
+            return True
+        raise PortkeyInputError(
+            message(
+                first_line,
+                f"According to {self._file} the files are of batch {shorten(str(batch_id))} (task {task}); "
+                f"this task has batch {self._batch_id}.",
+                "Put {{ run_id }}, and {{ ti.map_index }} in a mapped task, into path. To replace the files, delete "
+                "that manifest.",
+            )
+        )
+
+    def claim(self) -> None:
+        """Let the folder be this batch's."""
+        if not self.check():
+            self._claimed = self._write({"batch_id": self._batch_id, "task": self._task})
+            self.check()
+
+    def write(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, with the task that it is of."""
+        self.check("Another batch was downloaded to this folder too: give each batch a path of its own")
+        self._write({**manifest, "task": self._task})
+
+    def release(self) -> None:
+        """Let the folder be nobody's again, after a failure."""
+        if self._claimed:
+            with suppress(Exception):
+                self._file.fs.rm_file(self._file.path)
+
+    def _read(self) -> Mapping[str, Any] | None:
+        if not self._may_read:
+            return None
+        try:
+            with self._file.open("rb") as file:  # type: ignore[no-untyped-call]
+                found = decode_json(file.read(MAX_RESPONSE_BYTES))
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # of a role that may only write, for one
+            self._may_read = False
+            text = "Cannot read %s: the files of another batch, if there are any, are replaced. %s"
+            self._log.warning(text, self._file, error)
+            return None
+        return found if isinstance(found, Mapping) else {}
+
+    def _write(self, content: Mapping[str, Any]) -> bool:
+        try:
+            with atomic_write(self._file) as file:
+                file.write(json.dumps(content, indent=2).encode() + b"\n")
+        except Exception as error:  # noqa: BLE001 - the answers matter more
+            self._log.warning("Cannot write %s: another batch may replace these files. %s", self._file, error)
+            return False
+        return True

@@ -95,7 +95,7 @@ def test_a_second_run_replaces_the_output_and_removes_an_error_file_that_is_gone
     standin.files = {"file-o": row, "file-batch_1-input": input_line("a")}
     manifest = manifest_of(download(tmp_path))
     assert (manifest["counts_match"], manifest["missing"], manifest["error"]) == (True, [], None)
-    assert [path.name for path in tmp_path.iterdir()] == ["output.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"output.jsonl", "manifest.json"}
     assert (tmp_path / "output.jsonl").read_bytes() == row
 
 

@@ -65,7 +65,8 @@ def download_all(batch_id: str, folder: str) -> None:
     from airflow_provider_portkey.operators.batch import PortkeyDownloadBatchOperator
 
     context: Any = {}
-    manifest = PortkeyDownloadBatchOperator(task_id="t", batch_id=batch_id, path=folder).execute(context)
+    path = f"{folder}/{batch_id}"
+    manifest = PortkeyDownloadBatchOperator(task_id="t", batch_id=batch_id, path=path).execute(context)
     assert manifest["missing_count"] == 1, manifest
 
 
@@ -147,4 +148,4 @@ def test_no_transfer_needs_memory_for_the_whole_file(standin: StandIn, connectio
     assert [name for name, extra, _ in measured if extra < LIMIT] == list(transfers)
     assert [upload.bytes for upload in standin.uploads] == [1_000, MEGABYTES * 1_000_000, 1_000, REQUESTS * 1_000]
     assert (tmp_path / "results" / "large").stat().st_size == MEGABYTES * 1_000_000
-    assert (tmp_path / "results" / "output.jsonl").stat().st_size == REQUESTS * 1_000
+    assert (tmp_path / "results" / "batch_large" / "output.jsonl").stat().st_size == REQUESTS * 1_000

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
+import json
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,11 @@ import pytest
 import requests
 
 from airflow_provider_portkey.files import atomic_write, storage_path
+from airflow_provider_portkey.operators.batch import PortkeyDownloadBatchOperator
 from tests.providers.storage import SIGNED, TIMEOUT, Bucket, Storage, install_s3fs
+from tests.server.batches import input_line, output_line
+from tests.server.standin import Answer, StandIn, batch_body
+from tests.support.recorder import Recorder
 
 #: Enough for an upload in several parts.
 LARGE = 60 * 2**20
@@ -154,3 +160,28 @@ def test_a_versioned_bucket_stores_a_file_once(s3: S3) -> None:
 def test_a_put_that_is_refused_is_an_error(s3: S3) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(storage_path("s3://put_only@no-such-bucket/x")) as file:
         file.write(b"x")
+
+
+@pytest.mark.usefixtures("connection")
+def test_a_role_that_may_only_put_downloads_a_batch(standin: StandIn, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {"input_file_id": "in", "output_file_id": "out", "error_file_id": None}
+    counts = {"request_counts": {"total": 1, "completed": 1, "failed": 0}}
+    standin.script("batch_1", Answer(body=batch_body("batch_1", "completed", **members, **counts)))
+    standin.files |= {"in": input_line("a"), "out": output_line("a")}
+    log = Recorder()
+    logger = logging.Logger("recorded")
+    logger.addHandler(log)
+    monkeypatch.setattr(PortkeyDownloadBatchOperator, "log", logger)
+    context: Any = {}
+
+    operator = PortkeyDownloadBatchOperator(task_id="x", batch_id="batch_1", path=s3.path("results"))
+    manifest = operator.execute(context)
+
+    assert manifest["counts_match"] is True
+    assert manifest["output"]["path"] == s3.path("results/output.jsonl")
+    assert s3.read("results/output.jsonl") == output_line("a")
+    assert json.loads(s3.read("results/manifest.json") or b"") == manifest | {"task": None}
+    unseen = [text.partition(": ")[0] for text in log.messages(logging.WARNING)]
+    assert unseen[0] == f"Cannot read {s3.path('results/manifest.json')}"
+    assert unseen[1].startswith(f"Cannot remove {s3.path('results/error.jsonl')}, which a previous run may have left.")
+    assert len(unseen) == 2
