@@ -1,16 +1,21 @@
 """
 Recovery: how an attempt at creating a batch finds the batch of a previous attempt, so that none is paid for twice.
 
-How this works. Each attempt of a task at the same work computes the same key, from the task instance and what it asks
-for. Two places hold what a previous attempt did:
+How this works. Each attempt of a task at the same work computes the same key. Its first half identifies the task
+instance, its second half what the task asks for. Two places hold what a previous attempt did:
 
 1. The task's state store (Airflow 3.3 and later). It survives retries, but cannot be written in one step with the
-   creation of a batch. So an attempt records its intent (key, uploaded file) before the call, and the batch's id after.
+   creation of a batch. So an attempt writes a record before it sends anything, adds its intent (time, uploaded file)
+   before the call, and the batch's id after, or that the outcome is unknown.
 2. The provider's list of batches, where a batch carries the key in its metadata. Some providers drop metadata: there
-   the input file identifies the batch, by the key in its name (Bedrock, Vertex) or by its recorded id.
+   the input file identifies the batch, by the key in its name (Bedrock, Vertex), or by its recorded id if the batch was
+   created after the intent.
 
-An attempt asks the store first, then searches the list. A store without a record is conclusive: nothing was created. If
-neither is conclusive, a batch may exist that nobody can see: ``on_unknown`` decides whether to create another one.
+An attempt asks the store first, and searches the list unless the store has a batch that can be reused. A batch of the
+same task instance with another key was for other requests: nobody will use it, and a warning says so.
+
+If the search is inconclusive, the store may still prove that there is nothing to find (:meth:`Attempts._is_settled`).
+If it does not, a batch may exist that nobody can see: ``on_unknown`` decides whether to create another one.
 """
 
 from __future__ import annotations
@@ -18,15 +23,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from airflow_provider_portkey.batch import Batch, is_same_id
-from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, PortkeyRefusedError
-from airflow_provider_portkey.hooks.portkey import PortkeyHook, list_pages
-from airflow_provider_portkey.text import message
+from airflow_provider_portkey.batch import Batch, is_object_url, is_same_id
+from airflow_provider_portkey.exceptions import (
+    PortkeyApiError,
+    PortkeyAttemptUnknownError,
+    PortkeyRefusedError,
+    PortkeyTransientError,
+)
+from airflow_provider_portkey.hooks.portkey import PortkeyHook, list_pages, retrieve_file
+from airflow_provider_portkey.text import duration, message
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -39,10 +50,17 @@ OnUnknown = Literal["create", "fail"]
 METADATA_KEY = "airflow_attempt_key"
 #: How many of the newest batches are searched for it.
 MAX_LISTED = 2_000
+#: How many seconds after a call with an unknown outcome its batch may still appear.
+SETTLING_TIME = 120.0
+#: Seconds between the first two searches for it; they double with each further one.
+SEARCH_INTERVAL = 5.0
 
 _STORE_KEY = "portkey_batch"
+_INTENT = ("input_file_id", "began_at", "unknown_at")
 #: What :attr:`Attempts.file_name` looks like.
-_FILE_NAME = re.compile(r"airflow/[0-9a-f]{64}/")
+_FILE_NAME = re.compile(r"airflow/([0-9a-f]{64})/")
+#: By how many seconds the clocks of provider and worker may differ.
+_CLOCK_SKEW = 300.0
 
 
 @dataclass(frozen=True)
@@ -78,20 +96,27 @@ class Attempts:
         is_reusable: Callable[[Batch], bool],
         log: Log,
     ) -> None:
-        ti = context["ti"]
-        who = (ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
+        ti: Any = context["ti"]
+        who = [ti.dag_id, ti.run_id, ti.task_id, ti.map_index]
+        # Task instances of a loop (Airflow 3.4) differ in these alone.
+        loop = [getattr(ti, name, None) for name in ("region_id", "region_index")]
+        if isinstance(loop[0], (str, int)):
+            who += loop
+        self._task = _digest(who)
         #: Identifies the work, in a batch's metadata.
-        self.key = hashlib.sha256(
-            json.dumps(json.loads(json.dumps([who, request])), sort_keys=True).encode()
-        ).hexdigest()
+        self.key = self._task + _digest(request)
         #: The object that Bedrock or Vertex stores: in a folder of its own, which the output shares with no other.
         self.file_name = f"airflow/{self.key}/requests.jsonl"
-        self._is_first = ti.try_number <= 1
+        self._try_number: int = ti.try_number
         self._store: Any = context.get("task_state_store")
         self._hook = hook
         self._is_reusable = is_reusable
         self._log = log
-        self._file_id: str | None = None
+        #: What is recorded of the last call that was to create a batch: ``began_at`` and the uploaded
+        #: ``input_file_id``, and ``unknown_at`` if it failed with an unknown outcome. Empty if nothing was created.
+        self._intent: dict[str, Any] = {}
+        #: Batches of this task instance that were for other requests, by id.
+        self._superseded: dict[str, Batch] = {}
 
     def recover(self, on_unknown: OnUnknown) -> Batch | None:
         """
@@ -100,30 +125,54 @@ class Attempts:
         :param on_unknown: what to do if this cannot be determined
         :raises PortkeyAttemptUnknownError: then, with ``"fail"``
         """
-        stored = self._read()
-        if stored is None and self._is_first:
+        record = self._read()
+        if self._try_number <= 1 and not record:
+            self._write()
             return None
-        mine = stored if stored and stored.get("key") == self.key else {}
-        self._file_id = mine.get("input_file_id")
-        batch = None
-        if batch_id := mine.get("batch_id"):
-            batch = self._retrieve(batch_id)
-        if batch is None:
-            result = self.search_provider()
-            if result.batch is None and not result.conclusive and (mine or self._store is None) and not batch_id:
-                self._handle_unknown(on_unknown)
-            batch = result.batch
-        elif not self._is_reusable(batch):
-            self._log.info(
-                "Not reusing the batch of a previous attempt, since it ended badly or is being cancelled: %s.", batch
-            )
-            return None
-        if batch is not None:
-            self._log.info("Re-attaching to the batch created by a previous attempt: %s.", batch)
-        return batch
+        is_mine = record.get("key") == self.key
+        if is_mine:
+            self._intent = {name: record[name] for name in _INTENT if name in record}
+        stored = self._retrieve(record["batch_id"]) if "batch_id" in record else None
+        if stored and not is_mine:
+            self._superseded[stored.id] = stored
+        if stored and is_mine and self._is_usable(stored):
+            result = SearchResult(stored, conclusive=True)
+        else:
+            result = self.search_provider(may_appear="batch_id" not in record)
+        if result.batch is not None:
+            self._log.info("Re-attaching to the batch created by a previous attempt: %s.", result.batch)
+            return result.batch
+        self._report_superseded(on_unknown)
+        # A list proves nothing if it is that of another workspace, as the connection may name by now.
+        conclusive = result.conclusive and (stored is not None or "batch_id" not in record)
+        if not conclusive and not self._is_settled(record, was_retrieved=stored is not None):
+            self._handle_unknown(on_unknown)
+        self.record_refused()
+        return None
 
-    def search_provider(self) -> SearchResult:
-        """Search the provider's list for a batch of this task."""
+    def search_provider(self, *, may_appear: bool) -> SearchResult:
+        """
+        Search the provider's list for a batch of this task.
+
+        :param may_appear: whether the last call may still take effect. Then search until :data:`SETTLING_TIME` after it
+        """
+        called_at = self._intent.get("unknown_at") or self._intent.get("began_at") or 0.0
+        until, interval = called_at + SETTLING_TIME if may_appear else 0.0, SEARCH_INTERVAL
+        while True:
+            left = until - time.time()
+            try:
+                result = self._search()
+                if result.batch or left <= 0:
+                    return result
+            except PortkeyTransientError:
+                if left <= 0:
+                    raise
+            if interval == SEARCH_INTERVAL:
+                self._log.info("The batch may still appear: searching for it for another %s.", duration(left))
+            time.sleep(min(interval, left))
+            interval *= 2
+
+    def _search(self) -> SearchResult:
         ambiguous, keeps_metadata, complete, count = False, False, False, 0
         try:
             for page in list_pages(self._hook):
@@ -134,8 +183,10 @@ class Attempts:
                     keeps_metadata |= shows_metadata
                     if self._is_mine(batch):
                         current = self._retrieve(batch.id)
-                        if current and self._is_reusable(current):
+                        if current and self._is_usable(current):
                             return SearchResult(current, conclusive=True)
+                    elif (_key_of(batch) or "").startswith(self._task):
+                        self._superseded.setdefault(batch.id, batch)
                     elif not shows_metadata and not self._is_others(batch):
                         ambiguous = True
                 complete = page.is_last
@@ -148,33 +199,107 @@ class Attempts:
         return SearchResult(None, conclusive=complete and (keeps_metadata or not ambiguous))
 
     def _is_mine(self, batch: Batch) -> bool:
-        """Whether a batch is this task's, by its metadata or else by its input file."""
-        key = (batch.metadata or {}).get(METADATA_KEY)
-        if key is not None or not batch.input_file_id:
+        """Whether a batch is this task's, by the key that it carries or else by its input file."""
+        if (key := _key_of(batch)) is not None:
             return key == self.key
-        return self.key in batch.input_file_id or bool(self._file_id and is_same_id(self._file_id, batch.input_file_id))
+        file_id = self._intent.get("input_file_id")
+        # An object of a fixed name is the input of each batch that was created with it.
+        if not batch.input_file_id or not file_id or is_object_url(file_id):
+            return False
+        return is_same_id(file_id, batch.input_file_id) and (batch.created_at or 0) >= int(self._intent["began_at"])
 
     def _is_others(self, batch: Batch) -> bool:
         """Whether a batch without metadata, which is not :meth:`_is_mine`, is certainly not this task's."""
+        if 0 < (batch.created_at or 0) < self._intent.get("began_at", 0.0) - _CLOCK_SKEW:
+            return True
         if not batch.input_file_id:
             return False
         # A name without a key proves nothing: with some configs the gateway does not use the names that are sent.
-        return self._file_id is not None or _FILE_NAME.search(unquote(batch.input_file_id)) is not None
+        has_key = _FILE_NAME.search(unquote(batch.input_file_id)) is not None
+        file_id = self._intent.get("input_file_id")
+        return has_key or (file_id is not None and not is_same_id(file_id, batch.input_file_id))
+
+    def _is_usable(self, batch: Batch) -> bool:
+        """Whether to re-attach to a batch: it is reusable, and its answers can still be downloaded."""
+        if not self._is_reusable(batch):
+            self._log.info(
+                "Not reusing the batch of a previous attempt, since it ended badly or is being cancelled: %s.", batch
+            )
+            return False
+        file_id = batch.output_file_id or batch.error_file_id
+        # The objects of Bedrock and Vertex lie in the user's own bucket, and do not expire.
+        if not batch.status.is_terminal or file_id is None or is_object_url(file_id):
+            return True
+        try:
+            has_expired = retrieve_file(self._hook, file_id).status == "deleted"
+        except PortkeyApiError as error:
+            # Some providers cannot say. Then the batch, which was paid for, counts.
+            has_expired = error.status_code == 404 and error.origin != "gateway"
+        if has_expired:
+            self._log.warning(
+                "Not reusing the batch of a previous attempt, since its file %s has expired: %s.", file_id, batch
+            )
+        return not has_expired
 
     def record_intent(self, input_file_id: str | None) -> None:
         """Record that a batch is about to be created; ``input_file_id`` is the file that this attempt uploaded."""
-        self._file_id = input_file_id
-        self._write(key=self.key, input_file_id=input_file_id)
+        self._intent = {"input_file_id": input_file_id, "began_at": time.time()}
+        self._write()
+
+    def record_unknown_outcome(self) -> None:
+        """Record that the call failed, but may have created a batch."""
+        self._intent["unknown_at"] = time.time()
+        self._write()
+
+    def record_refused(self) -> None:
+        """Record that no call of this attempt has created a batch."""
+        self._intent = {}
+        self._write()
 
     def record_created(self, batch: Batch) -> None:
         """Record the batch that was created."""
-        self._write(key=self.key, input_file_id=self._file_id, batch_id=batch.id)
+        self._write(batch_id=batch.id)
+
+    def _is_settled(self, record: dict[str, Any], *, was_retrieved: bool) -> bool:
+        """
+        Whether the store proves that no batch of this key exists which the search did not find.
+
+        :param record: what the store has; empty if it has nothing, or cannot be read
+        :param was_retrieved: whether the recorded batch could be retrieved
+        """
+        if record.get("try_number") != self._try_number - 1:
+            return False  # the attempt in between may have created a batch, and could not write
+        if record.get("key") != self.key:
+            return self._try_number == 2  # the only previous attempt was at other work
+        return was_retrieved if "batch_id" in record else "began_at" not in record
+
+    def _report_superseded(self, on_unknown: OnUnknown) -> None:
+        """
+        Warn of batches that previous attempts of this task created for other requests.
+
+        :raises PortkeyAttemptUnknownError: with ``"fail"``, if one of them is in flight
+        """
+        for batch in self._superseded.values():
+            changed = "The requests, endpoint, completion_window or extra_body of the task have changed since then."
+            if batch.status.is_terminal:
+                unused = "A previous attempt's batch was for other requests: it is not used"
+                self._log.warning("%s", message(unused, f"{batch}.", changed))
+                continue
+            details = (
+                "A previous attempt's batch was for other requests: cancel it if nobody needs it",
+                f"{batch}.",
+                changed,
+                f"To cancel it: PortkeyHook({self._hook.portkey_conn_id!r}).cancel_batch({batch.id!r})",
+            )
+            if on_unknown == "fail":
+                raise PortkeyAttemptUnknownError(message(*details, "Nothing was created, since on_unknown is 'fail'."))
+            self._log.warning("%s", message(*details))
 
     def _handle_unknown(self, on_unknown: OnUnknown) -> None:
         cause = "Cannot determine whether a previous attempt created a batch"
         reason = (
             "The provider does not return the metadata of its batches, or not all of them in its list, and the task's "
-            "state store has no batch id."
+            "state store has no batch that can be retrieved."
         )
         if on_unknown == "fail":
             raise PortkeyAttemptUnknownError(
@@ -197,21 +322,37 @@ class Attempts:
             self._log.warning("Batch %s of a previous attempt no longer exists.", batch_id)
             return None
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> dict[str, Any]:
+        """Return this task instance's record; an empty one if there is none, or it cannot be read."""
         if self._store is None:
-            return None
+            return {}
         try:
-            stored = self._store.get(_STORE_KEY)
+            record = self._store.get(_STORE_KEY)
         except Exception as error:  # noqa: BLE001 - a backend may raise anything
-            self._log.warning("Cannot read the task's state store: %r", error)
-            self._store = None
-            return None
-        return stored if isinstance(stored, dict) else None
+            self._log.warning("Cannot read the task's state store: %s", type(error).__name__)
+            return {}
+        return record if isinstance(record, dict) and str(record.get("key")).startswith(self._task) else {}
 
-    def _write(self, **values: str | None) -> None:
+    def _write(self, **values: str) -> None:
         if self._store is None:
             return
+        record = {"key": self.key, "try_number": self._try_number, **self._intent, **values}
         try:
-            self._store.set(_STORE_KEY, {name: value for name, value in values.items() if value is not None})
+            self._store.set(_STORE_KEY, {name: value for name, value in record.items() if value is not None})
         except Exception as error:  # noqa: BLE001 - the batch has its key all the same
-            self._log.warning("Cannot write the task's state store: %r", error)
+            self._log.warning("Cannot write the task's state store: %s", type(error).__name__)
+
+
+def _digest(value: Any) -> str:
+    """Return the half of a key that stands for ``value``, the same in each version of this package."""
+    # Twice, since only strings are names of members after the first time.
+    text = json.dumps(json.loads(json.dumps(value)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _key_of(batch: Batch) -> str | None:
+    """Return the key that a batch carries: in its metadata, or else in the name of its input file."""
+    if (key := (batch.metadata or {}).get(METADATA_KEY)) is not None:
+        return str(key)
+    name = _FILE_NAME.search(unquote(batch.input_file_id or ""))
+    return name and name[1]

@@ -19,6 +19,9 @@ from airflow_provider_portkey.text import counted, shorten
 #: OpenAI's limits for one batch; other providers have similar ones.
 MAX_REQUESTS = 50_000
 MAX_BYTES = 200_000_000
+#: Anthropic's, for requests in the body of the call.
+MAX_INLINE_REQUESTS = 100_000
+MAX_INLINE_BYTES = 256_000_000
 
 #: The endpoints that batches of some provider are known to have, without ``/v1``.
 KNOWN_ENDPOINTS = (
@@ -75,6 +78,7 @@ def write_requests(
     max_requests: int = MAX_REQUESTS,
     max_bytes: int = MAX_BYTES,
     name: str | None = None,
+    inline: bool = False,
 ) -> Requests:
     """
     Check requests and write them as JSONL, in one pass that holds no more than each ``custom_id``.
@@ -87,6 +91,7 @@ def write_requests(
     :param max_requests: how many requests it may hold
     :param max_bytes: how many bytes it may have
     :param name: the source's name, for messages
+    :param inline: write them as the elements of Anthropic's list of requests instead
     :raises PortkeyInputError: lists the first ten problems, each with its line
     """
     first_lines: dict[str, int] = {}
@@ -107,9 +112,12 @@ def write_requests(
         if isinstance(item, bytes) and len(item.strip()) >= max_bytes:  # or cut there: its end is not worth reading
             problems.insert(0, too_long.format(number))
             break
-        line, request, of_line = _check(item, number, endpoint, first_lines, urls)
+        line, request, of_line = _check(item, number, endpoint, first_lines, urls, inline)
         found += len(of_line)
         problems += of_line[: _MAX_PROBLEMS - len(problems)]
+        if inline:
+            params = {"custom_id": request.get("custom_id"), "params": request.get("body")}
+            line = b",\n" * (count > 1) + json.dumps(params).encode()
         size += len(line)
         if size > max_bytes:
             problems.insert(0, too_long.format(number))
@@ -141,6 +149,23 @@ def without_version(endpoint: str) -> str:
     return endpoint.removeprefix("/v1")
 
 
+def write_inline_body(
+    source: Iterable[bytes | Mapping[str, Any]], target: IO[bytes], *, extra_body: Mapping[str, Any], **limits: Any
+) -> Requests:
+    """
+    Write the body of a call that creates a batch of requests without a file, as Anthropic takes it.
+
+    :param extra_body: further members of the body
+    :param limits: the other parameters of :func:`write_requests`
+    :raises PortkeyInputError: as that does
+    """
+    target.write(b'{"requests": [\n')
+    requests = write_requests(source, target, inline=True, **limits)
+    members = "".join(f", {json.dumps(name)}: {json.dumps(value)}" for name, value in extra_body.items())
+    target.write(f"\n]{members}}}".encode())
+    return requests
+
+
 def _canonical(request: Mapping[str, Any]) -> bytes:
     """Return JSON that is the same for equal requests."""
     try:
@@ -156,6 +181,7 @@ def _check(
     endpoint: str,
     first_lines: dict[str, int],
     urls: dict[str, tuple[str, int]],
+    inline: bool,
 ) -> tuple[bytes, Mapping[str, Any], list[str]]:
     """
     Return the line to write, the request in it, and its problems.
@@ -169,6 +195,8 @@ def _check(
             line = item.strip()
             text = line.decode()
             request = json.loads(text, parse_constant=_reject_constant)
+            if inline and isinstance(request, Mapping):  # neither is sent
+                request = {"method": "POST", "url": endpoint, **request}
             line = _NON_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text).encode()
         elif isinstance(item, Mapping):
             request = {"method": "POST", "url": endpoint, **item}

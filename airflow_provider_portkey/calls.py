@@ -105,9 +105,12 @@ def create_batch(settings: Settings, **fields: Any) -> Request:
     body = batch_body(**fields)
     file_id = fields["input_file_id"]
     source = OWN_INPUT if file_id is None else f"file {shorten(str(file_id))!r}"
-    return Request(
-        "POST", f"{settings.base_url}/batches", f"creating a batch from {source}", body=body, repeatable=False
-    )
+    return replace(create_inline_batch(settings), subject=f"creating a batch from {source}", body=body)
+
+
+def create_inline_batch(settings: Settings) -> Request:
+    """Return the call that creates a batch of the requests in its body, which the sender adds."""
+    return Request("POST", f"{settings.base_url}/batches", "creating a batch of inline requests", repeatable=False)
 
 
 def batch_body(
@@ -229,6 +232,63 @@ def read_page(response: Response, request: Request, settings: Settings) -> Page:
     return read_response(response, request, settings, read)
 
 
+@dataclass(frozen=True)
+class File:
+    """
+    A file, as far as its provider describes it.
+
+    :param status: the provider's own word, in lower case; ``None`` if it returned none
+    :param reason: why the file cannot be used, in the provider's words; may be empty
+    """
+
+    id: str
+    status: str | None
+    reason: str
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether no batch can ever read the file."""
+        return self.status in ("error", "failed", "deleting", "deleted")
+
+    @property
+    def wait(self) -> float:
+        """
+        How many seconds a batch may have to wait for the file, in all, since its upload.
+
+        Azure and Cohere process a file before a batch can read it, and reject the batch until then. After the longest
+        of these waits the batch is created all the same: the provider decides.
+        """
+        if self.status in ("pending", "processing", "validating", "running", "queued"):
+            return 600.0
+        # Cohere says "uploaded" while it validates; others never say more than that.
+        return 60.0 if self.status in ("uploaded", None) else 0.0
+
+
+def retrieve_file(settings: Settings, file_id: str) -> Request:
+    """
+    Return the call that retrieves what a provider knows of a file.
+
+    :raises PortkeyInputError: if ``file_id`` is not valid
+    """
+    path = f"{settings.base_url}/files/{_path_segment(file_id, 'file_id')}"
+    return Request("GET", path, f"retrieving file {shorten(file_id)!r}", "file_id")
+
+
+def read_file(response: Response, request: Request, settings: Settings) -> File:
+    """Read the response to :func:`upload_file` or :func:`retrieve_file`."""
+
+    def read(answer: Any) -> File:
+        file_id = answer.get("id") if isinstance(answer, Mapping) else None
+        if not isinstance(file_id, str) or not file_id.strip():
+            raise ValueError("expected a JSON object with an 'id'")
+        status, reason = answer.get("status"), answer.get("status_details")
+        text = reason if isinstance(reason, str) else json.dumps(reason) if reason else ""
+        status = status.strip().lower() or None if isinstance(status, str) else None
+        return File(file_id.strip(), status, settings.redact(shorten(text)))
+
+    return read_response(response, request, settings, read)
+
+
 def upload_file(settings: Settings, filename: str) -> Request:
     """
     Return the call that uploads a file; the sender adds its content. A second upload costs nothing.
@@ -245,18 +305,6 @@ def upload_file(settings: Settings, filename: str) -> Request:
             )
         )
     return Request("POST", f"{settings.base_url}/files", f"uploading file {shorten(filename)!r}")
-
-
-def read_file_id(response: Response, request: Request, settings: Settings) -> str:
-    """Read the response to :func:`upload_file`."""
-
-    def read(answer: Any) -> str:
-        file_id = answer.get("id") if isinstance(answer, Mapping) else None
-        if not isinstance(file_id, str) or not file_id.strip():
-            raise ValueError("expected a JSON object with an 'id'")
-        return file_id.strip()
-
-    return read_response(response, request, settings, read)
 
 
 def retrieve_file_content(settings: Settings, file_id: str) -> Request:

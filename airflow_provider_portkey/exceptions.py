@@ -13,6 +13,7 @@ raised                                        retry?  by
 :class:`PortkeyRefusedError`                  no      every call
 :class:`PortkeyTransientError`                yes     every call; a wait logs it and continues to poll
 :class:`PortkeyOutcomeUnknownError`           yes     ``create_batch`` and the create operator
+:class:`PortkeyQuotaError`                    yes     ``create_batch`` and the create operator, also after a wait
 :class:`PortkeyAttemptUnknownError`           no      the create operator with ``on_unknown="fail"``
 :class:`PortkeyBatchNotReadyError`            yes     the download operator, and retrieve if it does not wait
 :class:`PortkeyBatchFailedError`              no      the sensor, and the retrieve, create and download operators
@@ -65,6 +66,7 @@ class PortkeyApiError(PortkeyError):
     :param retry_after: seconds that the response asked to wait, ``None`` if it did not
     :param is_foreign: whether the response is neither Portkey's nor a provider's JSON, so that something in front of
         the gateway may have sent it
+    :param response_text: what the response said, without the connection's secrets; empty without a response
     """
 
     # Airflow's base has a class attribute of this name and another meaning.
@@ -78,12 +80,14 @@ class PortkeyApiError(PortkeyError):
         origin: Origin = "gateway",
         retry_after: float | None = None,
         is_foreign: bool = False,
+        response_text: str = "",
     ) -> None:
         super().__init__(message)
         self.status_code = status_code
         self.origin = origin
         self.retry_after = retry_after
         self.is_foreign = is_foreign
+        self.response_text = response_text
 
 
 class PortkeyTransientError(PortkeyApiError):
@@ -102,12 +106,20 @@ class PortkeyOutcomeUnknownError(PortkeyApiError):
     """A call that must not be repeated failed, but may have had an effect."""
 
 
+class PortkeyQuotaError(PortkeyApiError):
+    """The provider's queue of batches is full. Nothing was processed or paid, and a later attempt can succeed."""
+
+
 class PortkeyRefusedError(PortkeyApiError, AirflowFailException):
     """The call was refused, and will be refused again until somebody changes the key, the connection or the id."""
 
 
 class PortkeyAttemptUnknownError(PortkeyError, AirflowFailException):
-    """Whether a previous attempt created a batch cannot be determined, and the task has ``on_unknown="fail"``."""
+    """
+    Creating a batch may pay twice, and the task has ``on_unknown="fail"``.
+
+    Either it cannot be determined whether a previous attempt created one, or its batch for other requests is in flight.
+    """
 
 
 class PortkeyBatchNotReadyError(PortkeyError):

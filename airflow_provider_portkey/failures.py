@@ -17,6 +17,7 @@ from airflow_provider_portkey.exceptions import (
     Origin,
     PortkeyApiError,
     PortkeyOutcomeUnknownError,
+    PortkeyQuotaError,
     PortkeyRefusedError,
     PortkeyTransientError,
 )
@@ -24,6 +25,7 @@ from airflow_provider_portkey.http import MAX_RESPONSE_BYTES, Request, Response
 from airflow_provider_portkey.retry import parse_retry_after
 from airflow_provider_portkey.settings import KEY_HEADERS, ROUTE_HEADERS, Settings
 from airflow_provider_portkey.text import decode_json, message, sentence, shorten
+from airflow_provider_portkey.verdict import QUOTA
 
 # How much of a body that is not JSON is quoted.
 _MAX_TEXT_BYTES = 100_000
@@ -63,8 +65,10 @@ _AUTHORIZATION = _Meaning(
 # What the operating system reports when no connection could be made.
 _UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN)
 
-#: (status, who failed or None for anyone) -> meaning. 300 and 500 stand for all statuses of their kind.
+#: (status, who failed or None for anyone) -> meaning. 100, 300 and 500 stand for all statuses of their kind.
 _MEANINGS: dict[tuple[int, Origin | None], _Meaning] = {
+    # No final response: what was asked for may have been done.
+    (100, None): _Meaning(PortkeyTransientError, "Interim response alone", "check the proxies before {connection}"),
     (300, None): _Meaning(PortkeyRefusedError, "Redirect not followed", "set host to the final address ({connection})"),
     (400, "provider"): _Meaning(PortkeyRefusedError, "Request rejected by {who}", "check {argument}"),
     (400, None): _Meaning(
@@ -130,6 +134,12 @@ _PROVIDER_TYPES = {
     "rate_limit_error",
     "server_error",
 }
+_QUOTA_FULL = _Meaning(
+    PortkeyQuotaError,
+    "The provider's queue of batches is full",
+    "retry when others have ended",
+    "Nothing was processed or paid. Give the task retries and a retry_delay.",
+)
 _OTHER = _Meaning(PortkeyRefusedError, "Request rejected by {who}", "{text}")
 
 
@@ -147,12 +157,13 @@ def error_from_response(response: Response, request: Request, settings: Settings
     source = _source(response, body, settings)
     text = _text_of(response, body, settings) or "empty body"
     real_status = _real_status(status, body)
-    meaning = _meaning_of(real_status, source.origin, text, settings)
+    codes = " ".join(str(error.get("code")) for error in _errors(body))
+    meaning = _meaning_of(real_status, source.origin, f"{text} {codes}", settings)
     placeholders = {
         "who": source.name,
         "connection": settings.name,
         "argument": request.argument or _param(body, settings) or "what was sent",
-        "what": {"batch_id": "batch", "file_id": "file"}.get(request.argument or "", "resource"),
+        "what": {"batch_id": "batch", "file_id": "or expired file"}.get(request.argument or "", "resource"),
         "text": text,
     }
     cause, remedy, advice = (words.format_map(placeholders) for words in meaning[1:])
@@ -170,6 +181,7 @@ def error_from_response(response: Response, request: Request, settings: Settings
         origin=source.origin,
         retry_after=parse_retry_after(response.headers, time.time()),
         is_foreign=_is_foreign(response, body),
+        response_text=text,
     )
 
 
@@ -338,6 +350,8 @@ def _errors(body: Any) -> list[Mapping[str, Any]]:
 
 
 def _meaning_of(status: int, origin: Origin, text: str, settings: Settings) -> _Meaning:
+    if status == 400 and QUOTA.search(text):
+        return _QUOTA_FULL
     sent = dict(settings.headers).keys()
     if status == 400 and not (sent & set(ROUTE_HEADERS) and _UNKNOWN_NAME.search(text)):
         origin = "provider"  # it is not about a name in the connection
@@ -347,7 +361,7 @@ def _meaning_of(status: int, origin: Origin, text: str, settings: Settings) -> _
         return _AUTHORIZATION
     if status == 404 and _UNKNOWN_PATH.search(text):
         origin = "gateway"  # it is about the path, and not about what the path names
-    kind = 500 if status >= 500 else 300 if 300 <= status < 400 else status
+    kind = 500 if status >= 500 else 300 if 300 <= status < 400 else 100 if status < 200 else status
     keys: list[tuple[int, Origin | None]] = [(status, origin), (status, None), (kind, None)]
     return next((_MEANINGS[key] for key in keys if key in _MEANINGS), _OTHER)
 

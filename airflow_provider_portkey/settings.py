@@ -324,11 +324,20 @@ def _count(name: str, value: Any) -> int:
     return int(text)
 
 
-def _flag(name: str, value: Any) -> bool:
+def parse_flag(name: str, value: Any) -> bool:
+    """
+    Return a flag that may be text, as forms and templates have it.
+
+    :raises ValueError: if it is none
+    """
     flag = {"true": True, "false": False}.get(str(value).strip().lower())
     if flag is None:
-        raise ValueError(f"extra: {name} must be true or false, got {shorten(repr(value))}")
+        raise ValueError(f"{name} must be true or false, got {shorten(repr(value))}")
     return flag
+
+
+def _flag(name: str, value: Any) -> bool:
+    return parse_flag(f"extra: {name}", value)
 
 
 def _verify(name: str, value: Any) -> bool | str:

@@ -182,7 +182,7 @@ class BatchTask(PortkeyTask):
             (self.log.warning if verdict.warn else self.log.info)("%s", reason)
             return result
         if verdict.outcome is Outcome.FAIL:
-            raise bad_end(batch, reason)
+            raise self._error_for(batch, reason)
         raise PortkeyRequestsFailedError(reason, batch)
 
     def _log_request_errors(self, batch: Batch) -> str:
@@ -202,6 +202,10 @@ class BatchTask(PortkeyTask):
         self.log.warning("The commonest errors in %s:\n%s", seen, commonest_text(stats.errors))
         return f"The log above has the commonest errors in {seen}."
 
+    def _error_for(self, batch: Batch, text: str) -> PortkeyError:
+        """Return the error for a bad end."""
+        return bad_end(batch, text)
+
     def _wait(self, context: Context, batch: Batch | None = None) -> dict[str, Any]:
         """
         Wait here, or in the triggerer, until the batch has ended; return the task's result.
@@ -219,9 +223,13 @@ class BatchTask(PortkeyTask):
                 return self._end_at_deadline(context)
             delay = self._progress.until_grace_ends(delay)
             self._progress.report(delay, schedule.left, self.log)
-            time.sleep(delay)
+            self._sleep(delay)
             result = self._poll(context)
         return result
+
+    def _sleep(self, seconds: float) -> None:
+        """Let time pass between two polls."""
+        time.sleep(seconds)
 
     def _defer(self, context: Context, started_at: float) -> dict[str, Any]:
         """

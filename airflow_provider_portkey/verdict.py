@@ -7,6 +7,7 @@ no Airflow.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -16,6 +17,9 @@ from airflow_provider_portkey.batch import TERMINAL_STATUSES, Batch, BatchStatus
 from airflow_provider_portkey.text import message, shorten
 
 FailOnRequestErrors = Literal["never", "all", "any"]
+
+#: What OpenAI and Azure (code and text) and Bedrock say when their queue of batches is full.
+QUOTA = re.compile(r"token_limit_exceeded|enqueued token limit|ServiceQuotaExceeded", re.IGNORECASE)
 
 # How many of a batch's own errors a message quotes.
 _MAX_ERRORS = 3
@@ -102,6 +106,13 @@ def judge(batch: Batch, policy: Policy) -> Verdict:
         rule = f"The task fails since it has fail_on_request_errors={policy.fail_on_request_errors!r}."
         return Verdict(Outcome.FAIL_ON_REQUESTS, message(first_line, summary, rule))
     return Verdict(Outcome.SUCCEED, message(first_line, summary), warn=True)
+
+
+def is_over_quota(batch: Batch) -> bool:
+    """Whether a batch failed before it began since the provider's queue was full: later it would not."""
+    return batch.status is BatchStatus.FAILED and any(
+        QUOTA.search(f"{error.code} {error.message}") for error in batch.errors
+    )
 
 
 def batch_errors(batch: Batch) -> str:

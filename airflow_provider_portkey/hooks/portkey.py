@@ -33,6 +33,8 @@ from airflow_provider_portkey.transport import sync
 from airflow_provider_portkey.wait import as_seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import requests
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
@@ -210,6 +212,11 @@ class PortkeyHook(CallingHook):
         :return: the file's id. Azure and Cohere process a file before a batch can read it
         :raises OSError: if the file cannot be read
         """
+        return self._upload(path, purpose, name, expires_after).id
+
+    def _upload(
+        self, path: AnyPath, purpose: str, name: str | None, expires_after: timedelta | float | None
+    ) -> calls.File:
         source = storage_path(path)
         filename = source.name
         if purpose == "batch" and not filename.endswith(".jsonl"):
@@ -222,7 +229,7 @@ class PortkeyHook(CallingHook):
             fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": f"{seconds:.0f}"}
         object_name = name or f"airflow/{uuid.uuid4()}/{re.sub('[^A-Za-z0-9._-]', '_', filename)}"
 
-        def send(session: requests.Session, request: Request, settings: Settings) -> str:
+        def send(session: requests.Session, request: Request, settings: Settings) -> calls.File:
             from requests_toolbelt import MultipartEncoder
 
             with source.open("rb") as file:  # type: ignore[no-untyped-call]
@@ -237,7 +244,7 @@ class PortkeyHook(CallingHook):
                         raise
             if part.failure is not None:
                 raise part.failure
-            return calls.read_file_id(response, request, settings)
+            return calls.read_file(response, request, settings)
 
         return self._call(partial(calls.upload_file, filename=filename), send)
 
@@ -345,6 +352,30 @@ class PortkeyHook(CallingHook):
         finally:
             self._shown_id, self._settings = self.portkey_conn_id, None
         return True, f"{settings.base_url} accepts the key and the provider, and lists batches."
+
+
+def create_inline_batch(hook: PortkeyHook, body: Path) -> Batch:
+    """Do what :meth:`PortkeyHook.create_batch` does, with the whole body of the call. For this package alone."""
+
+    def send(session: requests.Session, request: Request, settings: Settings) -> Batch:
+        with body.open("rb") as file:
+            response = sync.send(session, request, settings, file, {"Content-Type": "application/json"})
+        return calls.read_created_batch(response, request, settings)
+
+    return hook._call(calls.create_inline_batch, send)
+
+
+def upload_requests(
+    hook: PortkeyHook, path: Path, name: str | None, expires_after: timedelta | float | None
+) -> calls.File:
+    """Do what :meth:`PortkeyHook.upload_file` does, and return all that is known. For this package alone."""
+    return hook._upload(path, "batch", name, expires_after)
+
+
+def retrieve_file(hook: PortkeyHook, file_id: str) -> calls.File:
+    """Retrieve what a provider knows of a file, in one attempt. For this package alone."""
+    build = partial(calls.retrieve_file, file_id=file_id)
+    return hook._call(build, sync.send_and_read(calls.read_file), retry_within=0)
 
 
 def download_rows(hook: PortkeyHook, file_id: str, path: ObjectStoragePath, *, may_be_empty: bool) -> Download:

@@ -72,6 +72,10 @@ INVALID: dict[str, tuple[dict[str, Any], list[str]]] = {
             "Nothing was sent.",
         ],
     ),
+    "requests and a blob": (
+        {"extra_body": {"input_blob": "https://account.blob.core.windows.net/container/requests.jsonl"}},
+        ["extra_body has 'input_blob': pass no requests, input_path or input_file_id\nNothing was sent."],
+    ),
     "more requests than max_requests": ({"max_requests": 3}, ["more than 3 requests: use several batches"]),
 }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Thread, Timer
 from types import SimpleNamespace
@@ -28,10 +28,10 @@ CREATE: dict[str, Any] = {
 WAIT: dict[str, Any] = {"wait_for_completion": True, "poke_interval": 0.1}
 
 
-def context_of_first_attempt(push: Callable[[str, Any], None] = lambda key, value: None) -> Any:
+def context_of_first_attempt(push: Callable[[str, Any], None] = lambda key, value: None, *, retries: int = 0) -> Any:
     """Return the context of a task ``t`` outside Airflow."""
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=push)
-    return {"ti": ti}
+    ids = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
+    return {"ti": SimpleNamespace(**ids, try_number=1, max_tries=retries, xcom_push=push)}
 
 
 def operator_with_batch(**kwargs: Any) -> PortkeyCreateBatchOperator:
@@ -39,6 +39,19 @@ def operator_with_batch(**kwargs: Any) -> PortkeyCreateBatchOperator:
     task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", **kwargs)
     task.batch_id = "batch_1"
     return task
+
+
+KILLED = "Task killed: a retry re-attaches to its batch, or creates another if that was cancelled"
+
+
+@contextmanager
+def killed(task: PortkeyCreateBatchOperator) -> Iterator[pytest.ExceptionInfo[PortkeyError]]:
+    """Kill a task that runs in here as Airflow 3 does: it calls only on_kill(), and lets the task continue."""
+    timer = Timer(0.5, task.on_kill)
+    timer.start()
+    with pytest.raises(PortkeyError, match=KILLED) as caught:
+        yield caught
+    timer.join()
 
 
 class TestKill:
@@ -63,16 +76,32 @@ class TestKill:
     def test_a_killed_task_raises_an_error_after_which_airflow_may_retry(self, standin: StandIn) -> None:
         task = PortkeyCreateBatchOperator(task_id="t", **CREATE, **WAIT)
         standin.course = [(0, "in_progress")]
-        context = context_of_first_attempt()
-        # Airflow 3 calls only on_kill(), and lets the task continue.
-        Timer(0.5, task.on_kill).start()
-        with pytest.raises(
-            PortkeyError,
-            match="Task killed: a retry re-attaches to its batch, or creates another if that was cancelled",
-        ) as caught:
-            task.execute(context)
+        with killed(task) as caught:
+            task.execute(context_of_first_attempt())
         assert not isinstance(caught.value, AirflowFailException)
         assert len(standin.cancelled) == 1
+
+    @pytest.mark.parametrize("durable", [True, "True", False, "False"])
+    def test_a_kill_spares_the_batch_that_the_next_attempt_will_re_attach_to(
+        self, durable: bool | str, standin: StandIn
+    ) -> None:
+        task = PortkeyCreateBatchOperator(task_id="t", **CREATE, **WAIT, durable=durable)
+        standin.course = [(0, "in_progress")]
+        with killed(task):
+            task.execute(context_of_first_attempt(retries=1))
+        [batch] = standin.batches
+        assert standin.cancelled == ([] if str(durable) == "True" else [batch.id])
+
+    @pytest.mark.parametrize("cancels", [True, False], ids=["with cancel_on_kill", "without cancel_on_kill"])
+    def test_a_killed_task_ends_before_its_next_poll(self, cancels: bool, standin: StandIn) -> None:
+        """Airflow 3 sends SIGKILL five seconds later, after which the end of the task would be noticed much later."""
+        task = PortkeyCreateBatchOperator(
+            task_id="t", **CREATE, wait_for_completion=True, poke_interval=3600, cancel_on_kill=cancels
+        )
+        standin.course = [(0, "in_progress")]
+        with killed(task):
+            task.execute(context_of_first_attempt())
+        assert len(standin.cancelled) == cancels
 
     @pytest.mark.parametrize(
         "mode", [{}, WAIT, WAIT | {"deferrable": True}], ids=["without a wait", "waiting", "deferring"]
@@ -96,10 +125,7 @@ class TestKill:
             standin.fail("POST", "/v1/files" if moment == "upload" else "/v1/batches", Answer(delay=0.5))
             Thread(target=kill).start()
         context = context_of_first_attempt(push)
-        with pytest.raises(
-            PortkeyError,
-            match="Task killed: a retry re-attaches to its batch, or creates another if that was cancelled",
-        ) as caught:
+        with pytest.raises(PortkeyError, match=KILLED) as caught:
             task.execute(context)
         assert not isinstance(caught.value, AirflowFailException)
         assert len(standin.batches) == created

@@ -99,7 +99,7 @@ def test_an_id_that_names_no_file_is_replaced_by_the_output(standin: StandIn, tm
 def test_a_file_that_is_gone_and_no_output_raises_the_error_of_the_file(standin: StandIn, tmp_path: Path) -> None:
     end_batch(standin, output_file_id="file-expired")
 
-    with pytest.raises(exceptions.PortkeyRefusedError, match="Unknown file"):
+    with pytest.raises(exceptions.PortkeyRefusedError, match="Unknown or expired file"):
         download(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

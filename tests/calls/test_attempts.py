@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
@@ -74,8 +75,10 @@ def upload_file() -> str:
 
 
 @pytest.fixture(autouse=True)
-def batches_in_flight(standin: StandIn) -> None:
+def batches_in_flight(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     standin.course = [(0, "in_progress")]
+    # Whether a batch may still appear is tested apart.
+    monkeypatch.setattr("airflow_provider_portkey.attempts.SETTLING_TIME", 0)
 
 
 @pytest.fixture(params=["with the store of Airflow 3.3", "without a store"])
@@ -148,11 +151,10 @@ def test_a_batch_that_ended_badly_is_not_reused(status: str, is_recorded: bool, 
         {"map_index": 1},
         {"task_id": "t2"},
         {"dag_id": "d2"},
-        {"request": ["file-2", {"endpoint": "/v1/embeddings"}]},
     ],
     ids=str,
 )
-def test_another_task_instance_or_another_request_finds_no_batch(other: Any, store: Any) -> None:
+def test_another_task_instance_finds_no_batch(other: Any, store: Any) -> None:
     first = attempt(1, store)
     first.record_intent(None)
     first.record_created(create_batch(first))
@@ -199,28 +201,45 @@ class TestProviderWithoutMetadata:
         assert attempt(2, store).recover("create") is None
         assert "creating one, since on_unknown is 'create'" in caplog.text
 
-    def test_a_recorded_batch_of_another_request_is_not_found(self) -> None:
-        store = Store()
-        first = attempt(1, store)
-        first.record_intent(None)
-        first.record_created(create_batch(first))
-        assert attempt(2, store, request=["file-2", {}]).recover("fail") is None
-
-    def test_an_empty_store_proves_that_no_batch_was_created(self) -> None:
+    def test_a_store_that_was_cleared_proves_nothing(self) -> None:
         create_another_batch()
-        assert attempt(2, Store()).recover("fail") is None
+        with pytest.raises(PortkeyAttemptUnknownError, match="Nothing was created"):
+            attempt(2, Store()).recover("fail")
 
-    def test_a_recorded_batch_that_no_longer_exists_is_not_found(self, short_backoff: None) -> None:
+    @pytest.mark.parametrize(("number", "is_settled"), [(2, True), (3, False)])
+    def test_a_record_of_other_work_proves_something_only_if_it_is_the_first_attempt_s(
+        self, number: int, is_settled: bool
+    ) -> None:
         store = Store()
         create_another_batch()
-        first = attempt(1, store)
-        first.record_intent(None)
-        first.record_created(Batch.from_dict({"id": "batch_gone", "status": "validating"}))
+        assert attempt(number - 1, store, request=["file-2", {}]).recover("create") is None
+        with nullcontext() if is_settled else pytest.raises(PortkeyAttemptUnknownError):
+            assert attempt(number, store).recover("fail") is None
+
+    def test_a_record_that_nothing_was_sent_proves_that_there_is_no_batch(self) -> None:
+        store = Store()
+        assert attempt(1, store).recover("fail") is None
+        create_another_batch()
         assert attempt(2, store).recover("fail") is None
 
     def test_an_empty_list_proves_that_no_batch_was_created(self, store: Any) -> None:
         attempt(1, store).record_intent(None)
         assert attempt(2, store).recover("fail") is None
+
+
+@pytest.mark.parametrize("drops_metadata", [False, True], ids=["with metadata", "without metadata"])
+def test_a_recorded_batch_that_no_longer_exists_proves_nothing(
+    drops_metadata: bool, standin: StandIn, short_backoff: None
+) -> None:
+    """The connection may name another workspace by now, whose list says nothing about the batch."""
+    standin.drops_metadata = drops_metadata
+    store = Store()
+    create_another_batch()
+    first = attempt(1, store)
+    first.record_intent(None)
+    first.record_created(Batch.from_dict({"id": "batch_gone", "status": "validating"}))
+    with pytest.raises(PortkeyAttemptUnknownError, match="Nothing was created"):
+        attempt(2, store).recover("fail")
 
 
 def test_a_list_that_is_rejected_is_inconclusive(store: Any, standin: StandIn) -> None:

@@ -124,7 +124,7 @@ def rejected(call: Call, error: str) -> Case:
 
 #: What the error says is unknown, and what to check.
 UNKNOWN = dict.fromkeys((call.name for call in CALLS), ("resource", "what was sent"))
-UNKNOWN |= dict.fromkeys((DOWNLOAD.name, COUNT.name), ("file", "file_id"))
+UNKNOWN |= dict.fromkeys((DOWNLOAD.name, COUNT.name), ("or expired file", "file_id"))
 UNKNOWN |= dict.fromkeys((CANCEL.name, ASYNC_CANCEL.name), ("batch", "batch_id"))
 
 

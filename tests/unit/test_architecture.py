@@ -34,6 +34,7 @@ LAYERS = [
     ["transport"],
     ["hooks"],
     ["attempts", "triggers"],
+    ["creation"],
     ["task"],
     ["sensors", "operators"],
 ]

@@ -19,7 +19,8 @@ ERRORS = [kind for kind in vars(exceptions).values() if isinstance(kind, type) a
 def test_an_exception_survives_pickle_and_copy(kind: type[PortkeyError]) -> None:
     details: dict[str, Any] = {}
     if issubclass(kind, PortkeyApiError):
-        details = {"status_code": 429, "origin": "provider", "retry_after": 7.0, "is_foreign": True}
+        details = {"status_code": 429, "origin": "provider", "retry_after": 7.0}
+        details |= {"is_foreign": True, "response_text": "slow down"}
         details |= {"was_sent": False} if kind is exceptions.PortkeyTransientError else {}
     elif issubclass(kind, exceptions.PortkeyBatchEndedError):
         details = {"batch": Batch("b", BatchStatus.EXPIRED, metadata={"a": "b"})}

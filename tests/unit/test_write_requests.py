@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_portkey.batch_input import check_requests, endpoint_warning, write_requests
+from airflow_provider_portkey.batch_input import check_requests, endpoint_warning, write_inline_body, write_requests
 from airflow_provider_portkey.exceptions import PortkeyInputError
 from tests.support.jsonl import ENDPOINT, request, request_line
 from tests.support.problems import listed_problems
@@ -86,6 +86,27 @@ def test_requests_that_differ_have_different_digests(other: dict[str, Any]) -> N
 def test_the_order_and_number_of_requests_change_the_digest() -> None:
     one, two = request_line("a"), request_line("b")
     assert len({digest(one, two), digest(two, one), digest(one)}) == 3
+
+
+class TestInline:
+    def test_requests_become_elements_of_one_json_body(self) -> None:
+        target = io.BytesIO()
+        lines = [
+            b'{"custom_id": "1", "body": {"x": "\xc3\xa9"}}\n',
+            request_line("2", url="/v1/messages", body={"y": 2}),
+        ]
+        written = write_inline_body(lines, target, extra_body={"model": "m"}, endpoint="/v1/messages")
+        assert json.loads(target.getvalue()) == {
+            "requests": [{"custom_id": "1", "params": {"x": "é"}}, {"custom_id": "2", "params": {"y": 2}}],
+            "model": "m",
+        }
+        assert (written.count, target.getvalue().isascii()) == (2, True)
+
+    @pytest.mark.parametrize("name", ["a duplicate", "no body"])
+    def test_requests_are_checked_as_those_in_a_file_are(self, name: str) -> None:
+        source = {"a duplicate": [request("a"), request("a")], "no body": [{"custom_id": "a"}]}[name]
+        with pytest.raises(PortkeyInputError, match=r"is a duplicate of line 1|body must be a JSON object"):
+            write_inline_body(source, io.BytesIO(), extra_body={}, endpoint=ENDPOINT)
 
 
 class TestValid:

@@ -10,5 +10,5 @@ create = PortkeyCreateBatchOperator(
     timeout=timedelta(hours=26),
     retries=3,
     on_unknown="fail",  # rather fail than pay for a second batch
-    cancel_on_kill=False,  # the next attempt re-attaches
+    cancel_on_kill=False,  # a clear after the last attempt re-attaches, too
 )
