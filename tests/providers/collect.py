@@ -56,7 +56,7 @@ class Client:
 
     def wait(self, batch_id: str) -> dict[str, Any]:
         """Retrieve a batch until it has ended, and return it."""
-        ends = ("completed", "complete", "expired", "partially_completed", "failed", "cancelled", "stopped")
+        ends = ("completed", "complete", "ended", "expired", "partially_completed", "failed", "cancelled", "stopped")
         deadline = time.monotonic() + TIMEOUT
         while (batch := self.call("GET", f"/batches/{batch_id}").json())["status"] not in ends:
             assert time.monotonic() < deadline, batch

@@ -9,12 +9,13 @@ from itertools import count
 
 import pytest
 
+from airflow_provider_portkey import creation
 from tests.providers.azure import Azure
 from tests.providers.bedrock import Bedrock
 from tests.providers.cohere import Cohere
 from tests.providers.openai import OpenAI
 from tests.providers.provider import Provider
-from tests.providers.scripted import Managed
+from tests.providers.scripted import Anthropic, Managed
 from tests.providers.storage import Storage
 from tests.providers.vertex import Vertex
 from tests.server.gateway import Gateway
@@ -23,7 +24,7 @@ from tests.support.connections import set_connection
 
 #: Those behind the gateway, and those that the open-source gateway does not have.
 NAMES = (OpenAI.name, Azure.name, Bedrock.name, Vertex.name, Cohere.name)
-SCRIPTED = (Managed.name,)
+SCRIPTED = (Managed.name, Anthropic.name)
 
 _buckets = count(1)
 
@@ -53,7 +54,7 @@ def clouds() -> Iterator[Clouds]:
             "cohere": cohere.port,
         }
         gateway = stack.enter_context(Gateway(clouds=ports))
-        scripted = [stack.enter_context(provider()) for provider in (Managed,)]
+        scripted = [stack.enter_context(provider()) for provider in (Managed, Anthropic)]
         providers = (openai, azure, bedrock, vertex, cohere, *scripted)
         yield Clouds(gateway, {provider.name: provider for provider in providers}, storage)
 
@@ -71,6 +72,7 @@ def connect(clouds: Clouds, name: str, monkeypatch: pytest.MonkeyPatch, **header
     fields = provider.connection(provider.base_url or clouds.gateway.base_url)
     fields["extra"]["headers"] |= headers
     set_connection(monkeypatch, **fields)
+    monkeypatch.setattr(creation, "FILE_POLL_INTERVAL", 0.05)
     # Some providers answer what they do not have as a proxy would, so that it is asked for again.
     set_max_backoff(monkeypatch, 0.05)
     return provider

@@ -1,20 +1,22 @@
 """
-What Portkey's open-source gateway does not have: its own batches, scripted after its documentation.
+What Portkey's open-source gateway does not have: its own batches and Anthropic's, scripted after their documentation.
 
-No code of Portkey runs here: the package talks to a server that was written after what Portkey documents. It can show
+No code of Portkey runs here: the package talks to a server that was written after what they document. It can show
 that the package follows the documentation, and not that the documentation is right.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.providers import keys
-from tests.providers.job import Job, Jobs
+from tests.providers.job import Fate, Job, Jobs
 from tests.providers.openai_rows import output_rows
+from tests.providers.prompts import reply, text_of
 from tests.providers.provider import Provider
 from tests.providers.shim import HOST, Received, Reply, Route, Shim
 
@@ -196,6 +198,94 @@ class Managed(Scripted):
 
     def output(self, job: Job) -> bytes | None:
         return self.files.get(job.record["output_file_id"])
+
+
+class Anthropic(Scripted):
+    """
+    Anthropic's message batches: the requests are in the call itself, and the answers in the output alone.
+
+    Their statuses are Anthropic's own words. Which counts Portkey shows is not documented, so there are none.
+
+    .. seealso:: https://portkey.ai/docs/integrations/llms/anthropic/batches
+    .. seealso:: https://docs.anthropic.com/en/api/creating-message-batches
+    """
+
+    name = "anthropic"
+    endpoint = "/v1/messages"
+    prefix = "msgbatch_"
+    reads_input = False
+    source = "output"
+    names_unreached = True
+    words = {
+        "queued": "in_progress",
+        "running": "in_progress",
+        "ended": "ended",
+        "expired": "ended",
+        "cancelling": "canceling",
+        "cancelled": "ended",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: dict[str, bytes] = {}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"inline": True, "endpoint": self.endpoint}
+
+    def connection(self, base_url: str) -> dict[str, Any]:
+        return {"host": base_url, "password": keys.PORTKEY, "extra": {"provider": "@anthropic-prod", "headers": {}}}
+
+    def body(self, prompt: str) -> dict[str, Any]:
+        return super().body(prompt) | {"model": "claude-sonnet-4-20250514"}
+
+    def problem(self, asked: Any) -> str | None:
+        if asked.keys() != {"requests"}:
+            return f"Extra inputs are not permitted: {sorted(asked.keys() - {'requests'})}"
+        ids = [request.get("custom_id") for request in asked["requests"]]
+        if len(set(ids)) < len(ids) or not all(re.fullmatch("[a-zA-Z0-9_-]{1,64}", str(each)) for each in ids):
+            return "requests: each custom_id must be unique and match [a-zA-Z0-9_-]{1,64}"
+        needed = {"model", "max_tokens", "messages"}
+        if any(
+            request.keys() != {"custom_id", "params"} or needed - request["params"].keys()
+            for request in asked["requests"]
+        ):
+            return "requests: expected custom_id and params, with model, max_tokens and messages"
+        return None
+
+    def record(self, asked: Any) -> dict[str, Any]:
+        return {"endpoint": self.endpoint, "results_url": None}
+
+    def finish(self, job: Job) -> None:
+        fates = job.fates(request["custom_id"] for request in job.request["requests"])
+        results = [self._result(job, request, fates[request["custom_id"]]) for request in job.request["requests"]]
+        self.results[job.id] = jsonl([result for result in results if result["result"]])
+        job.record["results_url"] = f"https://api.anthropic.com/v1/messages/batches/{job.id}/results"
+
+    def output(self, job: Job) -> bytes | None:
+        return self.results.get(job.id)
+
+    def _result(self, job: Job, request: Mapping[str, Any], fate: Fate) -> dict[str, Any]:
+        result: dict[str, Any] | None = None
+        if fate == "answered":
+            text = reply(text_of(request["params"]["messages"][-1]))
+            message = {
+                "id": f"msg_{request['custom_id']}",
+                "type": "message",
+                "role": "assistant",
+                "model": request["params"]["model"],
+                "content": [{"type": "text", "text": text}],
+                "stop_reason": "end_turn",
+                "stop_sequence": None,
+                "usage": {"input_tokens": 11, "output_tokens": 7},
+            }
+            result = {"type": "succeeded", "message": message}
+        elif fate == "failed":
+            cause = {"type": "invalid_request_error", "message": "max_tokens: must be greater than or equal to 1"}
+            result = {"type": "errored", "error": {"type": "error", "error": cause}}
+        elif fate == "unreached":
+            result = {"type": "canceled" if job.state == "cancelled" else "expired"}
+        return {"custom_id": request["custom_id"], "result": result}
 
 
 def jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
