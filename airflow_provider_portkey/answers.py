@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+from airflow_provider_portkey import fast_json
 from airflow_provider_portkey.exceptions import PortkeyInputError
 from airflow_provider_portkey.files import storage_path
 from airflow_provider_portkey.text import message, sanitize_text, shorten
 
 if TYPE_CHECKING:
     from airflow_provider_portkey.files import AnyPath
+    from airflow_provider_portkey.row_figures import Figures
 
     Source: TypeAlias = "AnyPath | Mapping[str, Any] | Iterable[AnyPath | Mapping[str, Any]]"
 
@@ -124,20 +126,46 @@ def read_row(row: bytes, where: str = "the row") -> Answer:
     :param row: its JSON
     :param where: what it is, for the message of an unreadable one
     """
+    if (figures := figures_reader()(row)) is not None:
+        body = _decode(row)["response"]["body"]
+        text, reason = _text(body)
+        return Answer(figures.custom_id, text, None, reason, figures.model, Usage(*figures.tokens), body)
     custom_id = None
-    text = row[:MAX_ROW_BYTES].decode("utf-8-sig", errors="replace").strip()
     if len(row) > MAX_ROW_BYTES:
         custom_id = _custom_id_of_large(row)
         problem = f"larger than {MAX_ROW_BYTES // 2**20} MiB"
     else:
         try:
-            decoded = sanitize_text(json.loads(text))
-            if isinstance(decoded, Mapping):
+            decoded = _decode(row)
+            if isinstance(decoded, dict):
                 return _read(decoded)
             problem = f"not a JSON object but {type(decoded).__name__}"
         except (ValueError, RecursionError) as error:
             problem = f"not valid JSON ({shorten(str(error))})"
-    return Answer(custom_id, error=AnswerError(UNREADABLE, f"{where} is {problem}"), body=text[:1000])
+    start = row[:MAX_ROW_BYTES].decode("utf-8-sig", errors="replace").strip()[:1000]
+    return Answer(custom_id, error=AnswerError(UNREADABLE, f"{where} is {problem}"), body=start)
+
+
+def _decode(row: bytes) -> Any:
+    """
+    Decode JSON, also with characters that are not valid, which are replaced.
+
+    :raises ValueError: if it is not JSON
+    """
+    try:
+        decoded = fast_json.decode(row)
+    except ValueError:
+        return sanitize_text(json.loads(row.decode("utf-8-sig", errors="replace").strip()))
+    # A lone surrogate is an error there, so that only NUL may have to be removed.
+    return sanitize_text(decoded) if b"\\u0000" in row else decoded
+
+
+@cache
+def figures_reader() -> Callable[[bytes], Figures | None]:
+    """Return :func:`~airflow_provider_portkey.row_figures.read_figures`, whose library is loaded at the first row."""
+    from airflow_provider_portkey.row_figures import read_figures
+
+    return read_figures
 
 
 def _paths(source: Any) -> Iterator[AnyPath]:
@@ -159,16 +187,18 @@ def _paths(source: Any) -> Iterator[AnyPath]:
     yield from paths
 
 
-def _read(row: Mapping[str, Any]) -> Answer:
+def _read(row: dict[str, Any]) -> Answer:
     body, status, error = _envelope(row)
-    answer = _read_body(body)
-    error = error or _error(body.get("error") if isinstance(body, Mapping) else None)
-    if error is None and str(status).isdecimal() and int(status) >= 400:
+    usage = Usage()
+    if isinstance(body, dict):
+        usage = Usage(*[_tokens(body, paths) for paths in _USAGE])
+        error = error or _error(body.get("error"))
+    if error is None and status != 200 and str(status).isdecimal() and int(status) >= 400:
         error = AnswerError(str(status), "the provider gave no reason")
     if error is None and not body:
         error = AnswerError(EMPTY, "the row has neither an answer nor an error")
-    text = answer["text"] if error is None else None
-    return Answer(_custom_id(row), **(answer | {"text": text}), error=error, body=body)
+    text, reason = _text(body)
+    return Answer(_custom_id(row), None if error else text, error, reason, _model(body), usage, body)
 
 
 # A string, also one that is cut off, or its escaped quotes would begin further ones. With a number or string behind it
@@ -177,6 +207,8 @@ _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
 _TOKEN = re.compile(rb"(%b)(?:\s*:\s*(%b|\d+))?|[\[\]{}]" % (_TEXT, _TEXT), re.DOTALL)
 _LAST_MEMBER = re.compile(rb"[{,]\s*(%b)\s*:\s*(%b|\d+)\s*}\s*\Z" % (_TEXT, _TEXT), re.DOTALL)
 _ID_NAMES = ("custom_id", "recordId", "requestId")
+#: Where the id of a request may stand: the last two are of Vertex's embeddings and of its older rows.
+_ID_PATHS = (*((name,) for name in _ID_NAMES), ("instance", "requestId"), ("request", "labels", "custom_id"))
 
 
 def _custom_id_of_large(row: bytes) -> str | None:
@@ -199,15 +231,15 @@ def _custom_id_of_large(row: bytes) -> str | None:
     return _custom_id(found)
 
 
-def _custom_id(row: Mapping[str, Any]) -> str | None:
-    labels = _get(row, "request", "labels")  # of Vertex's older rows
-    candidates = [row.get(name) for name in _ID_NAMES]
-    candidates.append(_get(row, "instance", "requestId"))  # of Vertex's embeddings
-    candidates.append(labels.get("custom_id") if isinstance(labels, Mapping) else None)
-    return next((str(c) for c in candidates if isinstance(c, (str, int)) and str(c)), None)
+def _custom_id(row: dict[str, Any]) -> str | None:
+    for path in _ID_PATHS:
+        found = _get(row, *path)
+        if isinstance(found, (str, int)) and found != "":
+            return str(found)
+    return None
 
 
-def _envelope(row: Mapping[str, Any]) -> tuple[Any, Any, AnswerError | None]:
+def _envelope(row: dict[str, Any]) -> tuple[Any, Any, AnswerError | None]:
     """Return the provider's own answer, its HTTP status and its error, each ``None`` if there is none."""
     if isinstance(row.get("result"), Mapping):  # Anthropic
         result = row["result"]
@@ -249,15 +281,20 @@ def _error(value: Any) -> AnswerError | None:
     return AnswerError(str(code), text or json.dumps(value))
 
 
-def _read_body(body: Any) -> dict[str, Any]:
-    """Return text, finish reason, model and usage of a model's answer."""
-    text, reason = next((found for read in _TEXTS if (found := read(body)) is not None), (None, None))
-    return {
-        "text": text if isinstance(text, str) else None,
-        "finish_reason": reason if isinstance(reason, str) else None,
-        "model": next((m for name in ("model", "modelVersion") if isinstance(m := _get(body, name), str)), None),
-        "usage": Usage(*(_tokens(body, paths) for paths in _USAGE)),
-    }
+def _text(body: Any) -> tuple[str | None, str | None]:
+    """Return the text of a model's answer, and why it ended there."""
+    for read in _TEXTS:
+        if (found := read(body)) is not None:
+            text, reason = found
+            return text if isinstance(text, str) else None, reason if isinstance(reason, str) else None
+    return None, None
+
+
+def _model(body: Any) -> str | None:
+    for name in ("model", "modelVersion"):
+        if isinstance(found := _get(body, name), str):
+            return found
+    return None
 
 
 def _openai_chat(body: Any) -> tuple[Any, Any] | None:
@@ -352,8 +389,10 @@ _USAGE: tuple[tuple[tuple[Any, ...], ...], ...] = (
 
 
 def _tokens(body: Any, paths: tuple[tuple[Any, ...], ...]) -> int | None:
-    found = (_get(body, *path) for path in paths)
-    return next((n for n in found if isinstance(n, int) and not isinstance(n, bool)), None)
+    for path in paths:
+        if type(found := _get(body, *path)) is int:
+            return found
+    return None
 
 
 def _joined(parts: Any) -> str | None:
@@ -371,8 +410,10 @@ def _list(value: Any, *path: Any) -> list[Any]:
 def _get(value: Any, *path: Any) -> Any:
     """Return what stands at ``path`` of members and positions; ``None`` if nothing does."""
     for step in path:
-        if isinstance(step, int):
-            value = value[step] if isinstance(value, list) and len(value) > step else None
+        if type(value) is dict:  # which no position is in
+            value = value.get(step)
+        elif type(value) is list and isinstance(step, int) and len(value) > step:
+            value = value[step]
         else:
-            value = value.get(step) if isinstance(value, Mapping) else None
+            return None
     return value

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
+from airflow_provider_portkey import fast_json
 from airflow_provider_portkey.problems import Problems
 from airflow_provider_portkey.text import counted, shorten
 
@@ -36,6 +37,7 @@ KNOWN_ENDPOINTS = (
     "/videos",
 )
 
+_encode = json.JSONEncoder(allow_nan=False).encode
 # Sent as \uXXXX escapes: the open-source gateway damages a character that two network packets share.
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
 #: How many problems an error lists.
@@ -167,12 +169,18 @@ def write_inline_body(
 
 
 def _canonical(request: Mapping[str, Any]) -> bytes:
-    """Return JSON that is the same for equal requests."""
+    """Return JSON that is the same for equal requests of JSON's types."""
     try:
-        text = json.dumps(request, sort_keys=True, separators=(",", ":"))
-    except TypeError:  # names of different types cannot be sorted before they are strings
-        text = json.dumps(json.loads(json.dumps(request)), sort_keys=True, separators=(",", ":"))
-    return text.encode() + b"\n"
+        return fast_json.encode_canonical(request) + b"\n"
+    except ValueError:  # a lone surrogate
+        return json.dumps(request, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _decode(line: bytes) -> Any:
+    try:
+        return fast_json.decode(line)
+    except ValueError:  # or json accepts it, or its error says more
+        return json.loads(line.decode(), parse_constant=_reject_constant)
 
 
 def _check(
@@ -193,14 +201,14 @@ def _check(
     try:
         if isinstance(item, bytes):
             line = item.strip()
-            text = line.decode()
-            request = json.loads(text, parse_constant=_reject_constant)
+            request = _decode(line)
             if inline and isinstance(request, Mapping):  # neither is sent
                 request = {"method": "POST", "url": endpoint, **request}
-            line = _NON_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text).encode()
+            if not line.isascii():
+                line = _NON_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], line.decode()).encode()
         elif isinstance(item, Mapping):
-            request = {"method": "POST", "url": endpoint, **item}
-            line = json.dumps(request, allow_nan=False).encode()
+            line = _encode({"method": "POST", "url": endpoint, **item}).encode()
+            request = _decode(line)
         else:
             line = b""
     except UnicodeDecodeError as error:

@@ -9,11 +9,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from airflow_provider_portkey.answers import EMPTY, MAX_ROW_BYTES, ROW_END_BYTES, UNREADABLE, AnswerError, read_row
+from airflow_provider_portkey.answers import (
+    EMPTY,
+    MAX_ROW_BYTES,
+    ROW_END_BYTES,
+    UNREADABLE,
+    AnswerError,
+    Usage,
+    figures_reader,
+    read_row,
+)
 from airflow_provider_portkey.batch import Batch
 from airflow_provider_portkey.text import sanitize_text, shorten
 
@@ -23,6 +32,8 @@ Source = Literal["files", "output"]
 # that memory stays flat whatever a file holds.
 _MAX_NAMED, _MAX_LISTED, _MAX_KINDS = 100, 10, 1000
 _UNKNOWN_MODEL = "unknown"
+#: What is counted for each model.
+_NUMBERS = ("requests", *(field.name for field in fields(Usage)))
 _OTHER = AnswerError("other", "further kinds of errors")
 # How much of an error is compared.
 _MAX_ERROR = 1000
@@ -72,24 +83,36 @@ class FileStats:
         """Count a piece of the file."""
         self.bytes += len(chunk)
         self._digest.update(chunk)
-        start = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
-            self._extend(chunk[start:end])
+        first, *others = chunk.split(b"\n")
+        self._extend(first)
+        if others:
             self.end_line()
-            start = end + 1
-        self._extend(chunk[start:])
+            last = others.pop()
+            for row in others:
+                self._count(row)
+            self._extend(last)
 
     def end_line(self) -> None:
         """Count what came since the last line feed, as at the end of the file."""
         row = b"".join(self._row) + self._end
         self._row, self._length, self._end = [], 0, b""
-        if not row.strip():
-            return
+        self._count(row)
+
+    def _count(self, row: bytes) -> None:
+        if (figures := figures_reader()(row)) is not None:
+            self.lines += 1
+            self.answered += 1
+            _add_usage(self.usage, figures.model, (1, *figures.tokens))
+            self._add_id(figures.custom_id)
+        elif row.strip():
+            self._count_whole(row)
+
+    def _count_whole(self, row: bytes) -> None:
         self.lines += 1
         answer = read_row(row)
         if answer.error is None:
             self.answered += 1
-            _add_usage(self.usage, answer.model or _UNKNOWN_MODEL, {"requests": 1, **vars(answer.usage)})
+            _add_usage(self.usage, answer.model or _UNKNOWN_MODEL, (1, *vars(answer.usage).values()))
         else:
             self.failed += 1
             kind = error_kind(answer.error, self._redact)
@@ -98,7 +121,10 @@ class FileStats:
         if answer.custom_id is None:
             self.anonymous += 1
         else:
-            (self.duplicates if answer.custom_id in self.custom_ids else self.custom_ids).add(answer.custom_id)
+            self._add_id(answer.custom_id)
+
+    def _add_id(self, custom_id: str) -> None:
+        (self.duplicates if custom_id in self.custom_ids else self.custom_ids).add(custom_id)
 
     def _extend(self, piece: bytes) -> None:
         # Of a row that is too large to be parsed, the beginning and the end are kept.
@@ -124,11 +150,14 @@ def commonest_text(errors: Counter[AnswerError]) -> str:
     return "\n".join(f"  {count:,} x {kind.code}: {kind.message}" for kind, count in errors.most_common(_MAX_LISTED))
 
 
-def _add_usage(usage: dict[str, dict[str, int | None]], model: str, more: Mapping[str, int | None]) -> None:
-    model = shorten(model, 100)
-    model = model if model in usage or len(usage) < _MAX_KINDS else _OTHER.code
-    known = usage.setdefault(model, dict.fromkeys(more, 0))
-    for name, number in more.items():
+def _add_usage(usage: dict[str, dict[str, int | None]], model: str, numbers: Iterable[int | None]) -> None:
+    """Add ``numbers``, in the order of :data:`_NUMBERS`, to those of a model."""
+    known = usage.get(model)
+    if known is None:
+        model = shorten(model, 100)
+        model = model if model in usage or len(usage) < _MAX_KINDS else _OTHER.code
+        known = usage.setdefault(model, dict.fromkeys(_NUMBERS, 0))
+    for name, number in zip(_NUMBERS, numbers, strict=True):
         before = known[name]
         known[name] = None if before is None or number is None else before + number
 
@@ -186,7 +215,7 @@ def manifest(
     for of_file in stats:
         errors += of_file.errors
         for model, numbers in of_file.usage.items():
-            _add_usage(usage, model, numbers)
+            _add_usage(usage, model, numbers.values())
     return {
         "batch_id": batch.id,
         "status": batch.status.value,
