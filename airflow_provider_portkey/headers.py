@@ -13,6 +13,7 @@ import re
 READABLE_HEADERS = frozenset(
     {
         "accept",
+        "accept-encoding",
         "anthropic-beta",
         "anthropic-version",
         "content-type",

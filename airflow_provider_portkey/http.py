@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 #: A batch is some kilobytes. A larger body is rejected before it fills a triggerer's memory.
 MAX_RESPONSE_BYTES = 8 * 2**20
+#: The compressions that are asked for, and that :class:`Decompressor` reads.
+ACCEPT_ENCODING = "gzip, deflate"
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,49 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class Decompressor:
+    """
+    Decompresses a body in pieces of at most 64 KiB, so that whoever reads it can stop at a limit.
+
+    Older versions of the HTTP libraries decompress all that arrived at once, which may grow a thousandfold.
+
+    :param encoding: the response's ``Content-Encoding``
+    :raises ValueError: if that is not in :data:`ACCEPT_ENCODING`; each method raises it for a damaged body
+    """
+
+    def __init__(self, encoding: str | None) -> None:
+        encoding = (encoding or "identity").strip().lower()
+        if encoding not in ("identity", *ACCEPT_ENCODING.split(", ")):
+            raise ValueError(f"the body has Content-Encoding {encoding!r}, and only {ACCEPT_ENCODING} can be read")
+        self._stream = None if encoding == "identity" else _new_stream()
+        self._is_empty = True
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield what a piece of the body holds, decompressed."""
+        self._is_empty = self._is_empty and not chunk
+        if self._stream is None:
+            yield chunk
+            return
+        while True:
+            if self._stream.eof and chunk:  # gzip allows several streams after one another
+                self._stream = _new_stream()
+            try:
+                piece = self._stream.decompress(chunk, 2**16)
+            except zlib.error as error:
+                raise ValueError(f"the body is damaged: {error}") from None
+            chunk = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
+            if piece:
+                yield piece
+            elif not chunk:
+                return
+
+    def finish(self) -> None:
+        """Check that the body was whole."""
+        if self._stream is not None and not self._stream.eof and not self._is_empty:
+            raise ValueError("the compressed body was cut short")
+
+
+def _new_stream() -> zlib._Decompress:
+    return zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # recognizes gzip and zlib, which HTTP calls deflate

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from airflow_provider_portkey import __version__
 from airflow_provider_portkey.get_provider_info import CONNECTION_TYPE
 from airflow_provider_portkey.headers import READABLE_HEADERS, is_credential_header, looks_like_credential
+from airflow_provider_portkey.http import ACCEPT_ENCODING
 from airflow_provider_portkey.problems import Problems
 from airflow_provider_portkey.text import decode_json, shorten
 
@@ -218,7 +219,11 @@ def _base_url(host: str | None, port: int | None, schema: str | None) -> str:
 
 def _headers(password: str | None, extra: Mapping[str, Any], host: str | None) -> tuple[tuple[str, str], ...]:
     problems = Problems()
-    headers = {"accept": "application/json", "user-agent": f"airflow-provider-portkey/{__version__}"}
+    headers = {
+        "accept": "application/json",
+        "accept-encoding": ACCEPT_ENCODING,
+        "user-agent": f"airflow-provider-portkey/{__version__}",
+    }
     extra_headers = problems.collect(_read_headers, "extra: headers", extra.get("headers", {})) or {}
     for name, (source, value) in _field_headers(password, extra, problems).items():
         if name in extra_headers:

@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_portkey.exceptions import PortkeyTransientError
 from airflow_provider_portkey.failures import network_error, rate_limited, response_too_large
-from airflow_provider_portkey.http import MAX_RESPONSE_BYTES, Request, Response
+from airflow_provider_portkey.http import MAX_RESPONSE_BYTES, Decompressor, Request, Response
 from airflow_provider_portkey.settings import Settings
 from airflow_provider_portkey.transport.environment import proxy_url, ssl_context
 
@@ -111,10 +111,13 @@ class SharedSession:
         try:
             url = URL(request.url, encoded=True)
             async with self.session.request(request.method, url, **self._options) as response:
+                decompressor = Decompressor(response.headers.get("content-encoding"))
                 async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > MAX_RESPONSE_BYTES:
-                        raise response_too_large(request, self.settings)
+                    for piece in decompressor.feed(chunk):
+                        body += piece
+                        if len(body) > MAX_RESPONSE_BYTES:
+                            raise response_too_large(request, self.settings)
+                decompressor.finish()
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return Response(response.status, headers, bytes(body))
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -174,4 +177,5 @@ def _open(settings: Settings, tls: ssl.SSLContext | bool) -> aiohttp.ClientSessi
         # aiohttp would declare an empty body an octet-stream, which Portkey rejects.
         skip_auto_headers=["Content-Type"],
         trust_env=False,
+        auto_decompress=False,
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from airflow_provider_portkey.failures import network_error, response_too_large
-from airflow_provider_portkey.http import MAX_RESPONSE_BYTES, Request, Response
+from airflow_provider_portkey.http import MAX_RESPONSE_BYTES, Decompressor, Request, Response
 from airflow_provider_portkey.settings import Settings
 from airflow_provider_portkey.transport.environment import ca_file, proxy_url
 
@@ -101,15 +101,17 @@ def open_response(
 
 
 def read_chunks(response: requests.Response, request: Request, settings: Settings) -> Iterator[bytes]:
-    """Yield a response's body in pieces as they arrive."""
+    """Yield a response's body in pieces as they arrive, decompressed."""
     import urllib3
 
     try:
+        decompressor = Decompressor(response.headers.get("content-encoding"))
         # read1 returns what has arrived: a body that trickles cannot hold the call beyond its time limit.
-        while chunk := response.raw.read1(2**16, decode_content=True):
-            yield chunk
+        while chunk := response.raw.read1(2**16, decode_content=False):
+            yield from decompressor.feed(chunk)
+        decompressor.finish()
         return
-    except (urllib3.exceptions.HTTPError, OSError) as error:
+    except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         failure = network_error(error, request, settings)
     raise failure  # As in `open_response`.
 

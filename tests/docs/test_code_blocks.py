@@ -70,7 +70,7 @@ def test_checks() -> None:
     assert (REPO / ".pre-commit-config.yaml").exists()
     versions = re.findall(r"^([\d.]+) ", (REPO / ".ci" / "versions").read_text(), re.M)
     legs = [words[1:] for words in lines if words[0] == ".ci/run"]
-    assert [leg for leg in legs if leg and (leg[0] != "test" or leg[1] not in versions)] == []
+    assert [leg for leg in legs if leg and leg != ["lowest"] and (leg[0] != "test" or leg[1] not in versions)] == []
 
 
 def assert_make_has_targets(lines: list[list[str]]) -> None:

@@ -7,8 +7,9 @@ import pytest
 from airflow_provider_portkey.headers import is_credential_header, looks_like_credential
 from tests.support.calls import API_KEY, VIRTUAL_KEY, read_settings
 
-#: Headers that the gateway's source reads, and a value of each that a log must go on showing.
+#: Headers that the gateway or any HTTP server reads, and a value of each that a log must go on showing.
 READABLE = {
+    "accept-encoding": "gzip, deflate",
     "x-portkey-amz-server-side-encryption-aws-kms-key-id": "arn:aws:kms:eu-west-1:123456789012:key/1234abcd",
     "x-portkey-aws-region": "eu-west-1",
     "x-portkey-aws-role-arn": "arn:aws:iam::123456789012:role/batch",

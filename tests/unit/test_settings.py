@@ -147,7 +147,7 @@ def test_an_invalid_host_raises_and_is_not_quoted(words: str, hosts: list[Any]) 
 def test_a_connection_sends_these_headers(password: str | None, extra: dict[str, Any], headers: dict[str, str]) -> None:
     sent = dict(read_settings(extra, password).headers)
     assert sent.pop("user-agent").startswith("airflow-provider-portkey/")
-    assert sent == {"accept": "application/json"} | headers
+    assert sent == {"accept": "application/json", "accept-encoding": "gzip, deflate"} | headers
 
 
 def test_options_have_defaults_and_are_read_from_strings() -> None:

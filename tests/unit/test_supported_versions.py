@@ -15,7 +15,11 @@ AIRFLOWS = [line[0] for line in LINES]
 
 
 def read_constraints(airflow: str) -> dict[str, str]:
-    lines = (REPO / ".ci" / "constraints" / f"airflow-{airflow}.txt").read_text().splitlines()
+    return read_pins(f"airflow-{airflow}")
+
+
+def read_pins(name: str) -> dict[str, str]:
+    lines = (REPO / ".ci" / "constraints" / f"{name}.txt").read_text().splitlines()
     pairs = [line.partition("==") for line in lines if not line.startswith("#")]
     return {name: version for name, _, version in pairs}
 
@@ -36,6 +40,13 @@ def test_each_supported_airflow_has_constraints_that_pin_it(airflow: str) -> Non
 def test_the_oldest_supported_airflow_is_the_lower_bound_of_the_requirement() -> None:
     [requirement] = [d for d in PYPROJECT["project"]["dependencies"] if d.startswith("apache-airflow>")]
     assert requirement.startswith(f"apache-airflow>={AIRFLOWS[-1]},")
+
+
+def test_the_lowest_version_that_each_dependency_may_have_is_tested() -> None:
+    allowed = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(PYPROJECT["project"]["dependencies"]), re.MULTILINE))
+    assert len(allowed) == len(PYPROJECT["project"]["dependencies"])
+    pins = read_pins("lowest")
+    assert {name: version for name, version in allowed.items() if not f"{pins[name]}.".startswith(f"{version}.")} == {}
 
 
 def test_the_classifiers_name_every_python_that_is_tested() -> None:
