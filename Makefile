@@ -55,6 +55,8 @@ wheel: .venv-build/installed ## build the wheel into dist/ and check what is in 
 	@rm -rf dist
 	@.venv-build/bin/python -m build --outdir dist . >/dev/null
 	@.venv-build/bin/python .ci/check_wheel.py dist/*.whl
+	@.venv-build/bin/check-wheel-contents dist/*.whl
+	@.venv-build/bin/twine check --strict dist/*
 
 clean: ## remove environments, caches and builds
 	rm -rf .venv* .cache dist .mypy_cache .pytest_cache .ruff_cache
@@ -71,7 +73,8 @@ $(VENV)/installed-linters: $(READY)
 	$(VENV)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) --group lint
 	@touch $@
 
-.venv-build/installed: $(CONSTRAINTS)
+.venv-build/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv-build
-	@.venv-build/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) build
+	@.venv-build/bin/python $(PIP_INSTALL) 'pip>=25.1'
+	@.venv-build/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) --group dist
 	@touch $@

@@ -64,3 +64,7 @@ def test_pre_commit_runs_the_linters_in_the_versions_of_make_lint() -> None:
 @pytest.mark.parametrize("airflow", AIRFLOWS)
 def test_the_constraints_of_each_airflow_pin_every_linter(airflow: str) -> None:
     assert set(PYPROJECT["dependency-groups"]["lint"]) <= read_constraints(airflow).keys()
+
+
+def test_the_constraints_of_the_newest_airflow_pin_what_builds_and_checks_the_wheel() -> None:
+    assert set(PYPROJECT["dependency-groups"]["dist"]) <= read_constraints(AIRFLOWS[0]).keys()
