@@ -214,6 +214,31 @@ class Page:
     is_last: bool
 
 
+class Listing:
+    """
+    The course of one list: which page is next, and which of its batches are new.
+
+    :ivar after: the id to request the next page with
+    :ivar is_over: whether there is no further page to request
+    """
+
+    def __init__(self) -> None:
+        self.after: str | None = None
+        self.is_over = False
+        self._requested: set[str | None] = set()
+        self._seen: set[str] = set()
+
+    def add(self, page: Page) -> list[Page]:
+        """Return the page with its new batches alone, or nothing if the provider ignored ``after``."""
+        self._requested.add(self.after)
+        self.after = page.after
+        new = tuple(batch for batch in page.batches if batch.id not in self._seen)
+        self._seen.update(batch.id for batch in new)
+        is_repeated = bool(page.batches) and not new
+        self.is_over = is_repeated or page.after is None or page.after in self._requested
+        return [] if is_repeated else [replace(page, batches=new)]  # what else the provider has cannot be known
+
+
 def read_page(response: Response, request: Request, settings: Settings) -> Page:
     """Read the response to :func:`list_batches`. An entry that is not a batch is left out."""
 

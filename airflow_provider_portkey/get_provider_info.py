@@ -75,8 +75,8 @@ def get_provider_info() -> dict[str, Any]:
     name = "Portkey"
     package = "airflow_provider_portkey"
 
-    def modules(path: str) -> list[dict[str, Any]]:
-        return [{"integration-name": name, "python-modules": [f"{package}.{path}"]}]
+    def modules(*paths: str) -> list[dict[str, Any]]:
+        return [{"integration-name": name, "python-modules": [f"{package}.{path}" for path in paths]}]
 
     return {
         "package-name": "airflow-provider-portkey",
@@ -93,6 +93,6 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": modules("hooks.portkey"),
         "operators": modules("operators.batch"),
         "sensors": modules("sensors.batch"),
-        "triggers": modules("triggers.batch"),
+        "triggers": modules("triggers.batch", "triggers.batch_ended"),
         "connection-types": [CONNECTION_TYPE],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -146,20 +146,10 @@ class PortkeyHook(CallingHook):
             yield from page.batches
 
     def _pages(self) -> Iterator[calls.Page]:
-        after = None
-        requested: set[str | None] = set()
-        seen: set[str] = set()
-        while after not in requested:
-            requested.add(after)
-            page = self._call(partial(calls.list_batches, after=after), sync.send_and_read(calls.read_page))
-            new = tuple(batch for batch in page.batches if batch.id not in seen)
-            if page.batches and not new:
-                return  # the provider ignores `after`: what else it has cannot be known
-            seen.update(batch.id for batch in new)
-            yield replace(page, batches=new)
-            if page.after is None:
-                return
-            after = page.after
+        listing = calls.Listing()
+        while not listing.is_over:
+            build = partial(calls.list_batches, after=listing.after)
+            yield from listing.add(self._call(build, sync.send_and_read(calls.read_page)))
 
     def cancel_batch(self, batch_id: BatchId, *, retry_within: float | None = None) -> Batch:
         """
@@ -413,6 +403,14 @@ def read_first_rows(hook: PortkeyHook, file_id: str) -> FileStats:
 def list_pages(hook: PortkeyHook) -> Iterator[calls.Page]:
     """Iterate over the pages of :meth:`PortkeyHook.list_batches`. For this package alone."""
     return hook._pages()
+
+
+async def alist_pages(hook: PortkeyHook) -> AsyncIterator[calls.Page]:
+    """Iterate over the pages of :meth:`PortkeyHook.list_batches` on an event loop. For this package alone."""
+    listing = calls.Listing()
+    while not listing.is_over:
+        for page in listing.add(await hook._acall(partial(calls.list_batches, after=listing.after), calls.read_page)):
+            yield page
 
 
 def read_file_stats(hook: PortkeyHook, file_id: str) -> FileStats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,20 @@ def test_example_split_large_input(standin: StandIn, tmp_path: Path) -> None:
     assert [run.xcoms[f"create[{n}]"]["return_value"]["request_counts"]["total"] for n in range(3)] == [10, 10, 5]
     assert run.xcoms["count_answers"]["return_value"] == 25
     assert len(standin.batches) == 3
+
+
+def test_example_start_when_a_batch_ends() -> None:
+    context = pytest.importorskip("airflow.sdk.execution_time.context", reason="Airflow 2 has no asset watchers")
+    if not hasattr(context, "AssetStateStoreAccessors"):
+        pytest.skip("before Airflow 3.3 there is no state store for assets")
+    dag = load_dag("start_when_a_batch_ends")
+    [asset] = dag.timetable.asset_condition.objects
+    [watcher] = asset.watchers
+    assert watcher.trigger.serialize()[1]["statuses"] == ["completed"]
+    # A run that somebody starts by hand has no events.
+    event = SimpleNamespace(extra={"payload": {"id": "batch_1"}})
+    batch_ids = dag.get_task("batch_ids").python_callable
+    assert batch_ids(triggering_asset_events={asset: [event, event]}) == ["batch_1"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

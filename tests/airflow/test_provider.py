@@ -61,7 +61,7 @@ def test_the_links_of_the_providers_page_lead_somewhere() -> None:
 def test_every_module_and_class_in_provider_info_exists() -> None:
     info = get_provider_info()
     modules = [m for kind in ("hooks", "operators", "sensors", "triggers") for m in info[kind][0]["python-modules"]]
-    assert len(modules) == 4
+    assert len(modules) == 5
     for module in modules:
         __import__(module)
     [connection] = info["connection-types"]

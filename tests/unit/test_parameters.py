@@ -13,9 +13,10 @@ from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.operators import batch as operators
 from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
 from airflow_provider_portkey.triggers.batch import PortkeyBatchTrigger
+from airflow_provider_portkey.triggers.batch_ended import PortkeyBatchEndedTrigger
 
 OPERATORS: list[type[Any]] = [PortkeyBatchSensor, *(getattr(operators, name) for name in operators.__all__)]
-PUBLIC_CLASSES: list[type[Any]] = [PortkeyHook, *OPERATORS, PortkeyBatchTrigger]
+PUBLIC_CLASSES: list[type[Any]] = [PortkeyHook, *OPERATORS, PortkeyBatchTrigger, PortkeyBatchEndedTrigger]
 
 
 def parameters(kind: type[Any]) -> dict[str, inspect.Parameter]:
