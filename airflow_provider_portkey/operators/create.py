@@ -27,6 +27,7 @@ from airflow_provider_portkey.exceptions import (
 )
 from airflow_provider_portkey.files import storage_path
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
+from airflow_provider_portkey.lineage import Lineage, LineageFile, WithLineage
 from airflow_provider_portkey.problems import NOTHING_SENT, Problems
 from airflow_provider_portkey.settings import parse_flag
 from airflow_provider_portkey.task import BatchTask
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _KILL_INTERVAL = 0.5
 
 
-class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
+class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
     """
     Create a batch and, if asked to, wait for its end. A retry re-attaches to the batch that a previous attempt created.
 
@@ -169,6 +170,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         self.wait_for_completion = wait_for_completion
         self._init_wait(locals())
         self.batch_id = ""
+        self._count: int | None = None
         self._ti: Any = None
         self._is_killed = False
         # A template or an upstream task's output may turn out to have a blob.
@@ -225,6 +227,11 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
         self.batch_id = ti.xcom_pull(task_ids=ti.task_id, key="batch_id", map_indexes=ti.map_index) or ""
         with self._cancelling_on_timeout():
             return super().resume_execution(next_method, next_kwargs, context)
+
+    def lineage(self) -> Lineage:
+        """Return the file of requests, and the batch that was created from it."""
+        read = [] if self.input_path is None else [LineageFile(str(storage_path(self.input_path)), self._count)]
+        return Lineage(read=read, created=self.batch_id)
 
     def on_kill(self) -> None:
         """Cancel the batch in the time that is left; after ``execution_timeout`` only with ``cancel_on_timeout``."""
@@ -326,6 +333,7 @@ class PortkeyCreateBatchOperator(BatchTask, BaseOperator):
             return self._recover_or_create_from(context, fields, Source(file_id or "", file_id))
         with tempfile.TemporaryDirectory(prefix="portkey-") as folder:
             path, written = self._write_requests(Path(folder))
+            self._count = written.count
             self.log.info("Checked %s, %s.", counted(written.count, "request"), counted(written.bytes, "byte"))
             if written.warning:
                 self.log.warning("%s", written.warning)

@@ -22,6 +22,7 @@ from airflow_provider_portkey.exceptions import (
 from airflow_provider_portkey.files import as_template, atomic_write, storage_path
 from airflow_provider_portkey.hooks.portkey import PortkeyHook, download_rows, read_file_stats
 from airflow_provider_portkey.http import MAX_RESPONSE_BYTES
+from airflow_provider_portkey.lineage import Lineage, LineageFile, WithLineage
 from airflow_provider_portkey.manifest import Download, Source, manifest
 from airflow_provider_portkey.task import PortkeyTask, bad_end
 from airflow_provider_portkey.text import counted, decode_json, message, shorten
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 DownloadSource = Literal["auto", "files", "output"]
 
 
-class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
+class PortkeyDownloadBatchOperator(WithLineage, PortkeyTask, BaseOperator):
     """
     Download the answers of a batch that has ended, to local disk or to any object storage that Airflow supports.
 
@@ -94,6 +95,7 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.batch_id = batch_id
+        self._lineage = Lineage()
         self.path = as_template(path)
         self.source = source
         self._init_connection(portkey_conn_id, headers)
@@ -106,6 +108,7 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
         owned = _OwnedFolder(folder, self.batch_id, context.get("ti"), self.log)
         owned.check()
         batch = self.hook.get_batch(self.batch_id)
+        self._lineage = Lineage(downloaded=batch.id)
         if not batch.status.is_terminal:
             raise PortkeyBatchNotReadyError(
                 message(
@@ -212,8 +215,13 @@ class PortkeyDownloadBatchOperator(PortkeyTask, BaseOperator):
             self.log.warning("Error file %s does not exist. %s", file_id, error)
             return None
 
+    def lineage(self) -> Lineage:
+        """Return the batch, and the files that were downloaded so far."""
+        return self._lineage
+
     def _log_download(self, download: Download) -> Download:
         stats = download.stats
+        self._lineage.written.append(LineageFile(download.path, stats.lines, stats.bytes))
         self.log.info("%s: %s lines, %s bytes.", download.path, f"{stats.lines:,}", f"{stats.bytes:,}")
         if stats.unreadable:
             self.log.warning("%s: %s lines are not answers and cannot be read.", download.path, f"{stats.unreadable:,}")

@@ -22,7 +22,7 @@ MAX_PACKAGE_LINES, MAX_TEST_LINES = 450, 500
 #: one folder may import each other. A new module needs a place here.
 LAYERS = [
     ["__init__", "get_provider_info"],
-    ["text", "http", "headers", "fast_json", "row_figures"],
+    ["text", "http", "headers", "fast_json", "row_figures", "lineage"],
     ["batch", "exceptions"],
     ["problems", "verdict", "wait"],
     ["settings", "events"],
