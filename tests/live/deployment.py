@@ -32,7 +32,7 @@ DAG_FILES = [
     Path(__file__).parents[2] / "example_dags" / "answer_records.py",
 ]
 DAG_IDS = {"abandoned", "answer_records", "bad_ends", "killed", "many", "modes", "takeover", "terminated", "timeouts"}
-DAG_IDS |= {"waits"}
+DAG_IDS |= {"to_s3", "waits"}
 #: A line of the scheduler's log: a worker has reported that it is done with an attempt.
 _REPORT = re.compile(
     r"Received executor event with state success for task instance TaskInstanceKey\(dag_id='[^']*', "

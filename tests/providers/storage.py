@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import requests
@@ -27,6 +29,11 @@ SIGNED = {
     "Authorization": "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20260101/us-east-1/s3/aws4_request, "
     "SignedHeaders=host, Signature=0"
 }
+IAM = {"Authorization": SIGNED["Authorization"].replace("/s3/", "/iam/")}
+PUT_ONLY = """{
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "s3:PutObject", "Resource": "*"}]
+}"""
 
 
 def install(folder: Path = FOLDER) -> Path:
@@ -91,6 +98,32 @@ class Bucket:
         return f"{self.url}/{self.name}/{quote(key)}"
 
 
+@dataclass(frozen=True)
+class S3:
+    """A bucket, and the role that Airflow reaches it with: ``s3://put_only@bucket`` may only put."""
+
+    bucket: Bucket
+
+    def path(self, key: str) -> str:
+        return f"s3://put_only@{self.bucket.name}/{key}"
+
+    def enforce(self, *, permissions: bool) -> None:
+        """Let the server check who calls, or not."""
+        count = "0" if permissions else "inf"
+        url = f"{self.bucket.url}/moto-api/reset-auth"
+        requests.post(url, count, timeout=TIMEOUT).raise_for_status()
+
+    def read(self, key: str) -> bytes | None:
+        self.enforce(permissions=False)
+        return self.bucket.read(key)
+
+    def listed(self, query: str) -> list[str]:
+        """Return the keys in a listing of the bucket, such as that of its versions."""
+        self.enforce(permissions=False)
+        response = requests.get(f"{self.bucket.url}/{self.bucket.name}?{query}", headers=SIGNED, timeout=TIMEOUT)
+        return re.findall("<Key>(.*?)</Key>", response.text)
+
+
 class Storage:
     """Both emulators, ready to serve within the ``with`` block."""
 
@@ -121,6 +154,22 @@ class Storage:
         if created.status_code not in (200, 409):
             created.raise_for_status()
         return Bucket(store, name, url)
+
+    def put_only_options(self) -> dict[str, Any]:
+        """Create a user of S3 who may only put, and return what s3fs needs to be that user."""
+        url = f"http://127.0.0.1:{self.ports['s3']}"
+
+        def call_iam(action: str, **fields: str) -> str:
+            data = {"Action": action, "Version": "2010-05-08", "UserName": "put-only"} | fields
+            response = requests.post(url, data, headers=IAM, timeout=TIMEOUT)
+            response.raise_for_status()
+            return response.text
+
+        call_iam("CreateUser")
+        call_iam("PutUserPolicy", PolicyName="put-only", PolicyDocument=PUT_ONLY)
+        created = call_iam("CreateAccessKey")
+        key, secret = (re.findall(f"<{name}>(.*?)<", created)[0] for name in ("AccessKeyId", "SecretAccessKey"))
+        return {"key": key, "secret": secret, "client_kwargs": {"endpoint_url": url}}
 
 
 if __name__ == "__main__":  # prepares the environment, which takes half a minute

@@ -7,10 +7,8 @@ import importlib
 import importlib.util
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -19,53 +17,15 @@ import requests
 
 from airflow_provider_portkey.files import atomic_write, storage_path
 from airflow_provider_portkey.operators.batch import PortkeyDownloadBatchOperator
-from tests.providers.storage import SIGNED, TIMEOUT, Bucket, Storage, install_s3fs
+from tests.providers.storage import S3, SIGNED, TIMEOUT, Storage, install_s3fs
 from tests.server.batches import input_line, output_line
 from tests.server.standin import Answer, StandIn, batch_body
 from tests.support.recorder import Recorder
 
 #: Enough for an upload in several parts.
 LARGE = 60 * 2**20
-PUT_ONLY = """{
-    "Version": "2012-10-17",
-    "Statement": [{"Effect": "Allow", "Action": "s3:PutObject", "Resource": "*"}]
-}"""
-IAM = {"Authorization": SIGNED["Authorization"].replace("/s3/", "/iam/")}
 
 _buckets = count(1)
-
-
-@dataclass(frozen=True)
-class S3:
-    """A bucket, and the role that Airflow reaches it with: ``s3://put_only@bucket`` may only put."""
-
-    bucket: Bucket
-
-    def path(self, key: str) -> str:
-        return f"s3://put_only@{self.bucket.name}/{key}"
-
-    def enforce(self, *, permissions: bool) -> None:
-        """Let the server check who calls, or not."""
-        count = "0" if permissions else "inf"
-        url = f"{self.bucket.url}/moto-api/reset-auth"
-        requests.post(url, count, timeout=TIMEOUT).raise_for_status()
-
-    def read(self, key: str) -> bytes | None:
-        self.enforce(permissions=False)
-        return self.bucket.read(key)
-
-    def listed(self, query: str) -> list[str]:
-        """Return the keys in a listing of the bucket, such as that of its versions."""
-        self.enforce(permissions=False)
-        response = requests.get(f"{self.bucket.url}/{self.bucket.name}?{query}", headers=SIGNED, timeout=TIMEOUT)
-        return re.findall("<Key>(.*?)</Key>", response.text)
-
-
-def call_iam(url: str, action: str, **fields: str) -> str:
-    data = {"Action": action, "Version": "2010-05-08", "UserName": "put-only"} | fields
-    response = requests.post(url, data, headers=IAM, timeout=TIMEOUT)
-    response.raise_for_status()
-    return response.text
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +34,7 @@ def s3_storage() -> Iterator[tuple[Storage, Any]]:
     sys.path.append(str(install_s3fs()))
     s3fs = importlib.import_module("s3fs")
     with Storage() as storage:
-        url = f"http://127.0.0.1:{storage.ports['s3']}"
-        call_iam(url, "CreateUser")
-        call_iam(url, "PutUserPolicy", PolicyName="put-only", PolicyDocument=PUT_ONLY)
-        key = call_iam(url, "CreateAccessKey")
-        credentials = [re.findall(f"<{name}>(.*?)<", key)[0] for name in ("AccessKeyId", "SecretAccessKey")]
-        fs = s3fs.S3FileSystem(key=credentials[0], secret=credentials[1], client_kwargs={"endpoint_url": url})
+        fs = s3fs.S3FileSystem(**storage.put_only_options())
         yield storage, fs
     sys.path.remove(str(install_s3fs()))
 
