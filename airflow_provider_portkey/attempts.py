@@ -115,6 +115,8 @@ class Attempts:
         #: What is recorded of the last call that was to create a batch: ``began_at`` and the uploaded
         #: ``input_file_id``, and ``unknown_at`` if it failed with an unknown outcome. Empty if nothing was created.
         self._intent: dict[str, Any] = {}
+        #: Whether the record is of the attempt before this one, so that no attempt can have created a batch after it.
+        self._is_latest = False
         #: Batches of this task instance that were for other requests, by id.
         self._superseded: dict[str, Batch] = {}
 
@@ -129,6 +131,7 @@ class Attempts:
         if self._try_number <= 1 and not record:
             self._write()
             return None
+        self._is_latest = record.get("try_number") == self._try_number - 1
         is_mine = record.get("key") == self.key
         if is_mine:
             self._intent = {name: record[name] for name in _INTENT if name in record}
@@ -217,7 +220,7 @@ class Attempts:
         # A name without a key proves nothing: with some configs the gateway does not use the names that are sent.
         has_key = _FILE_NAME.search(unquote(batch.input_file_id)) is not None
         file_id = self._intent.get("input_file_id")
-        return has_key or (file_id is not None and not is_same_id(file_id, batch.input_file_id))
+        return has_key or (self._is_latest and file_id is not None and not is_same_id(file_id, batch.input_file_id))
 
     def _is_usable(self, batch: Batch) -> bool:
         """Whether to re-attach to a batch: it is reusable, and its answers can still be downloaded."""
@@ -267,7 +270,7 @@ class Attempts:
         :param record: what the store has; empty if it has nothing, or cannot be read
         :param was_retrieved: whether the recorded batch could be retrieved
         """
-        if record.get("try_number") != self._try_number - 1:
+        if not self._is_latest:
             return False  # the attempt in between may have created a batch, and could not write
         if record.get("key") != self.key:
             return self._try_number == 2  # the only previous attempt was at other work
