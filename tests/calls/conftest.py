@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.calls.world import CallWorld
+from tests.support.backoff import set_max_backoff
 from tests.support.environment import clear_proxy_and_ca_environment
 from tests.support.time_limit import fail_after
 from tests.support.world import record_package_log
@@ -23,3 +24,8 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CallWorld
         record_package_log(monkeypatch, world.log)
         yield world
         assert not any(world.standin.api_key in line for _, line in world.log.lines)
+
+
+@pytest.fixture
+def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_max_backoff(monkeypatch, 0.01)
