@@ -17,7 +17,7 @@ from tests.calls.operations import CREATE
 from tests.calls.run import run_case
 from tests.calls.world import ENDPOINT, CallWorld
 from tests.server.standin import HOST, Answer, batch_body
-from tests.support.answers import html_page, portkey_error, provider_error
+from tests.support.answers import html_page, portkey_error, provider_error, raw_answer
 from tests.support.dns import make_host_unresolvable
 from tests.support.tls import tls_server
 
@@ -27,6 +27,12 @@ INCONCLUSIVE = {
     "connection reset": Answer(how="reset"),
     "connection closed without a response": Answer(body=b"", how="raw"),
     "response cut short": Answer(200, batch_body("batch_9"), how="truncate"),
+    "HTTP 103 before a response": Answer(
+        body=b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        + raw_answer(b'{"id": "batch_9", "status": "validating"}'),
+        how="raw",
+    ),
+    "HTTP 102, and the connection is closed": Answer(body=b"HTTP/1.1 102 Processing\r\n\r\n", how="raw"),
     "HTTP 408": Answer(408, {"error": {"type": "timeout_error"}}),
     "HTTP 500 of the provider": provider_error(500, "broken"),
     "HTTP 503 with HTML": html_page(503, "down"),
