@@ -33,6 +33,7 @@ from airflow_provider_portkey.batch import Batch, is_object_url, is_same_id
 from airflow_provider_portkey.exceptions import (
     PortkeyApiError,
     PortkeyAttemptUnknownError,
+    PortkeyError,
     PortkeyRefusedError,
     PortkeyTransientError,
 )
@@ -115,6 +116,9 @@ class Attempts:
         #: What is recorded of the last call that was to create a batch: ``began_at`` and the uploaded
         #: ``input_file_id``, and ``unknown_at`` if it failed with an unknown outcome. Empty if nothing was created.
         self._intent: dict[str, Any] = {}
+        #: Whether the store has a record of this attempt that would prove to the next one that there is no batch.
+        self._says_nothing_was_created = False
+        self._on_unknown: OnUnknown = "create"
         #: Whether the record is of the attempt before this one, so that no attempt can have created a batch after it.
         self._is_latest = False
         #: Batches of this task instance that were for other requests, by id.
@@ -127,9 +131,10 @@ class Attempts:
         :param on_unknown: what to do if this cannot be determined
         :raises PortkeyAttemptUnknownError: then, with ``"fail"``
         """
+        self._on_unknown = on_unknown
         record = self._read()
         if self._try_number <= 1 and not record:
-            self._write()
+            self.record_nothing_created()
             return None
         self._is_latest = record.get("try_number") == self._try_number - 1
         is_mine = record.get("key") == self.key
@@ -150,7 +155,7 @@ class Attempts:
         conclusive = result.conclusive and (stored is not None or "batch_id" not in record)
         if not conclusive and not self._is_settled(record, was_retrieved=stored is not None):
             self._handle_unknown(on_unknown)
-        self.record_refused()
+        self.record_nothing_created()
         return None
 
     def search_provider(self, *, may_appear: bool) -> SearchResult:
@@ -247,17 +252,24 @@ class Attempts:
     def record_intent(self, input_file_id: str | None) -> None:
         """Record that a batch is about to be created; ``input_file_id`` is the file that this attempt uploaded."""
         self._intent = {"input_file_id": input_file_id, "began_at": time.time()}
-        self._write()
+        if not self._write() and self._says_nothing_was_created and self._on_unknown == "fail":
+            raise PortkeyError(
+                message(
+                    "The task's state store cannot be written: retry when Airflow has recovered",
+                    "It still says that this attempt has created nothing, on which the next one would rely. "
+                    "Nothing was created, since on_unknown is 'fail'.",
+                )
+            )
 
     def record_unknown_outcome(self) -> None:
         """Record that the call failed, but may have created a batch."""
         self._intent["unknown_at"] = time.time()
         self._write()
 
-    def record_refused(self) -> None:
+    def record_nothing_created(self) -> None:
         """Record that no call of this attempt has created a batch."""
         self._intent = {}
-        self._write()
+        self._says_nothing_was_created = self._write()
 
     def record_created(self, batch: Batch) -> None:
         """Record the batch that was created."""
@@ -336,14 +348,17 @@ class Attempts:
             return {}
         return record if isinstance(record, dict) and str(record.get("key")).startswith(self._task) else {}
 
-    def _write(self, **values: str) -> None:
+    def _write(self, **values: str) -> bool:
+        """Write the record of this attempt; return whether it is there."""
         if self._store is None:
-            return
+            return False
         record = {"key": self.key, "try_number": self._try_number, **self._intent, **values}
         try:
             self._store.set(_STORE_KEY, {name: value for name, value in record.items() if value is not None})
         except Exception as error:  # noqa: BLE001 - the batch has its key all the same
             self._log.warning("Cannot write the task's state store: %s", type(error).__name__)
+            return False
+        return True
 
 
 def _digest(value: Any) -> str:

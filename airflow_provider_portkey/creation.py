@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_portkey.calls import File
 from airflow_provider_portkey.exceptions import (
     PortkeyApiError,
+    PortkeyError,
     PortkeyOutcomeUnknownError,
     PortkeyRefusedError,
     PortkeyTransientError,
@@ -73,10 +74,10 @@ def create_batch(
     :param check_alive: raises if the task was killed, the last moment before the batch is paid for
     :raises PortkeyOutcomeUnknownError: if a batch may exist that was not found
     """
-    file_id, uploaded_at = source.file_id, None
+    file_id, is_uploaded = source.file_id, False
     if source.path and not source.inline:
         file = upload_requests(hook, source.path, attempts.file_name if attempts else None, source.expires_after)
-        file_id, uploaded_at = file.id, time.monotonic()
+        file_id, is_uploaded = file.id, True
         wait_for_file(hook, file, check_alive=check_alive, log=log)
     elif file_id is not None:
         wait_for_file(hook, File(file_id, None, ""), check_alive=check_alive, log=log)
@@ -85,16 +86,16 @@ def create_batch(
     else:
         create = partial(hook.create_batch, file_id, **fields)
     if attempts:
-        attempts.record_intent(file_id if uploaded_at else None)
+        attempts.record_intent(file_id if is_uploaded else None)
     check_alive()
     try:
         batch = create()
     except PortkeyOutcomeUnknownError as error:
         batch = _find_created(attempts, error, log)
-    except PortkeyApiError as error:
+    except PortkeyError as error:
         if attempts:
-            attempts.record_refused()
-        if uploaded_at and isinstance(error, PortkeyRefusedError) and _is_about_file(error, file_id):
+            attempts.record_nothing_created()
+        if is_uploaded and isinstance(error, PortkeyRefusedError) and _is_about_file(error, file_id):
             raise _file_not_ready(error) from error
         raise
     if attempts:

@@ -23,7 +23,8 @@ raised                                        retry?  by
 :class:`PortkeyRequestsFailedError`           no      the sensor, and the retrieve and create operators
 :class:`PortkeyBatchTimeoutError`             no      the sensor, and the retrieve and create operators that wait
 :class:`PortkeyEventError`                    no      any deferred task
-:class:`PortkeyError`                         yes     the create operator, after its task was killed
+:class:`PortkeyError`                         yes     the create operator, after its task was killed, or if the store of
+                                                      its attempts fails
 ============================================  ======  ==================================================================
 """
 

@@ -184,7 +184,7 @@ class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
         if inline and (count == 0 or input_file_id is not None or metadata is not None):
             raise ValueError("inline=True needs requests or input_path, and sends no metadata")
         if input_expires_after is not None:
-            as_seconds("input_expires_after", input_expires_after)
+            as_seconds("input_expires_after", input_expires_after, above_zero=True)
         if cancel_on_timeout:
             self._timeout_remedy = "raise timeout. It is being cancelled (cancel_on_timeout)"
         for name, value in (("max_requests", max_requests), ("max_bytes", max_bytes)):

@@ -11,11 +11,12 @@ import time
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_portkey import attempts
 from airflow_provider_portkey.attempts import METADATA_KEY
 from airflow_provider_portkey.batch import Batch
-from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError
+from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, PortkeyError
 from tests.calls.attempt import (
     BrokenStore,
     Store,
@@ -364,6 +365,30 @@ class TestHiccupOfTheStore:
         else:
             found = third.recover("fail")
             assert (found and found.id) == batch.id
+
+    def test_with_fail_nothing_is_created_while_the_store_says_that_nothing_was(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = Store()
+        first = attempt(1, store)
+        first.recover("fail")
+        monkeypatch.setattr(store, "set", UnwritableStore().set)
+        with pytest.raises(PortkeyError, match="state store cannot be written: retry when Airflow") as caught:
+            first.record_intent(upload_file())
+        assert not isinstance(caught.value, AirflowFailException)
+
+    @pytest.mark.parametrize("on_unknown", ["create", "fail"])
+    def test_a_batch_is_created_though_the_store_is_down_from_the_start(self, on_unknown: Any) -> None:
+        first = attempt(1, BrokenStore())
+        first.recover(on_unknown)
+        assert recorded_batch(first).status == "in_progress"
+
+    def test_with_create_a_batch_is_created_all_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = Store()
+        first = attempt(1, store)
+        first.recover("create")
+        monkeypatch.setattr(store, "set", UnwritableStore().set)
+        assert recorded_batch(first).status == "in_progress"
 
     def test_a_read_that_fails_is_reported_by_its_type_alone(self, warnings: Any) -> None:
         create_another_batch()
