@@ -91,19 +91,14 @@ def test_killed_tasks_re_attach_to_their_batches_and_never_create_a_second_one(
     assert min(instances[name]["try_number"] for name in names) > 1
 
 
-def terminate(run: DagRun, task: str, words: str, attempt: int = 1) -> None:
-    """End the worker of a task, as a deployment or the drain of a node does, after the task has logged ``words``.
+def terminate(run: DagRun, task: str) -> None:
+    """Send SIGTERM as the end of a worker does: to the parent of the task's process, which passes it on.
 
-    Its SIGTERM reaches the parent of the task's process, which passes it on. Airflow 2 then ends the task. Airflow 3
-    does not, but SIGKILL follows: five seconds later if heartbeats failed, otherwise when the node stops.
+    Airflow 2 then ends the task. Airflow 3 lets it go on, so that it has to end itself before SIGKILL follows.
     """
     pid = run.task_instances()[task]["pid"]
     parent = int(re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
     os.kill(parent, signal.SIGTERM)
-    run.wait_for_log(task, words, attempt=attempt)
-    if not IS_AIRFLOW_2:
-        with suppress(ProcessLookupError):  # The wait for a cancelled batch may have ended by itself.
-            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_terminated_task_cancels_its_batch_unless_a_retry_is_left_which_re_attaches(
@@ -116,17 +111,20 @@ def test_a_terminated_task_cancels_its_batch_unless_a_retry_is_left_which_re_att
     run.wait_for_state("running", ATTEMPTS)
     run.wait_for_logs(ATTEMPTS, "is in_progress")
     ids = {name: run.xcom(name, "batch_id") for name in ATTEMPTS}
-    terminate(run, "tried_once", "Requested cancellation of batch")
-    terminate(run, "retried", "Not cancelling batch")
+    for name in ATTEMPTS:
+        terminate(run, name)
+    run.wait_for_log("tried_once", "Requested cancellation of batch")
+    run.wait_for_log("retried", "Not cancelling batch")
     run.wait_for("the retry", lambda: run.task_instances()["retried"]["try_number"] == 2, 120)
     run.wait_for_log("retried", RE_ATTACHING, "is in_progress", attempt=2)
 
     assert standin.cancelled[cancelled_before:] == [ids["tried_once"]]
 
-    terminate(run, "retried", "Requested cancellation of batch", attempt=2)
+    terminate(run, "retried")
     states = run.wait()
 
     assert set(states.values()) == {"failed"}, states
+    run.wait_for_log("retried", "Requested cancellation of batch", attempt=2)
     assert {name: ti["try_number"] for name, ti in run.task_instances().items()} == ATTEMPTS
     assert standin.cancelled[cancelled_before:] == [ids["tried_once"], ids["retried"]]
     assert sorted(batch.id for batch in standin.batches[batches_before:]) == sorted(ids.values())
