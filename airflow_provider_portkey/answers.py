@@ -126,10 +126,6 @@ def read_row(row: bytes, where: str = "the row") -> Answer:
     :param row: its JSON
     :param where: what it is, for the message of an unreadable one
     """
-    if (figures := figures_reader()(row)) is not None:
-        body = _decode(row)["response"]["body"]
-        text, reason = _text(body)
-        return Answer(figures.custom_id, text, None, reason, figures.model, Usage(*figures.tokens), body)
     custom_id = None
     if len(row) > MAX_ROW_BYTES:
         custom_id = _custom_id_of_large(row)
@@ -137,6 +133,9 @@ def read_row(row: bytes, where: str = "the row") -> Answer:
     else:
         try:
             decoded = _decode(row)
+            if (figures := figures_reader()(row)) is not None:
+                text, reason = _text(body := decoded["response"]["body"])
+                return Answer(figures.custom_id, text, None, reason, figures.model, Usage(*figures.tokens), body)
             if isinstance(decoded, dict):
                 return _read(decoded)
             problem = f"not a JSON object but {type(decoded).__name__}"

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
+from uuid import UUID
 
 from airflow_provider_portkey.batch import Batch, is_object_url, is_same_id
 from airflow_provider_portkey.exceptions import (
@@ -100,9 +101,9 @@ class Attempts:
         ti: Any = context["ti"]
         who = [ti.dag_id, ti.run_id, ti.task_id, ti.map_index]
         # Task instances of a loop (Airflow 3.4) differ in these alone.
-        loop = [getattr(ti, name, None) for name in ("region_id", "region_index")]
-        if isinstance(loop[0], (str, int)):
-            who += loop
+        region = getattr(ti, "region_id", None)
+        if isinstance(region, (UUID, str, int)) and region != UUID(int=0):  # which is outside any loop
+            who += [str(region), getattr(ti, "region_index", None)]
         self._task = _digest(who)
         #: Identifies the work, in a batch's metadata.
         self.key = self._task + _digest(request)
@@ -137,6 +138,8 @@ class Attempts:
             self.record_nothing_created()
             return None
         self._is_latest = record.get("try_number") == self._try_number - 1
+        if self._is_latest:
+            self._set(record | {"try_number": self._try_number})  # this attempt has created nothing yet
         is_mine = record.get("key") == self.key
         if is_mine:
             self._intent = {name: record[name] for name in _INTENT if name in record}
@@ -149,6 +152,7 @@ class Attempts:
             result = self.search_provider(may_appear="batch_id" not in record)
         if result.batch is not None:
             self._log.info("Re-attaching to the batch created by a previous attempt: %s.", result.batch)
+            self.record_created(result.batch)
             return result.batch
         self._report_superseded(on_unknown)
         # A list proves nothing if it is that of another workspace, as the connection may name by now.
@@ -181,7 +185,7 @@ class Attempts:
             interval *= 2
 
     def _search(self) -> SearchResult:
-        ambiguous, keeps_metadata, complete, count = False, False, False, 0
+        ambiguous, keeps_metadata, complete, count, seen = False, False, False, 0, True
         try:
             for page in list_pages(self._hook):
                 for batch in page.batches:
@@ -191,6 +195,7 @@ class Attempts:
                     keeps_metadata |= shows_metadata
                     if self._is_mine(batch):
                         current = self._retrieve(batch.id)
+                        seen = seen and current is not None
                         if current and self._is_usable(current):
                             return SearchResult(current, conclusive=True)
                     elif (_key_of(batch) or "").startswith(self._task):
@@ -202,9 +207,11 @@ class Attempts:
                 if count >= MAX_LISTED:
                     break
         except PortkeyRefusedError as error:
+            if error.is_foreign:
+                raise _not_the_gateway(error) from error
             self._log.warning("Cannot list the batches of previous attempts: %s", error)
             return SearchResult(None, conclusive=False)
-        return SearchResult(None, conclusive=complete and (keeps_metadata or not ambiguous))
+        return SearchResult(None, conclusive=complete and seen and (keeps_metadata or not ambiguous))
 
     def _is_mine(self, batch: Batch) -> bool:
         """Whether a batch is this task's, by the key that it carries or else by its input file."""
@@ -285,7 +292,8 @@ class Attempts:
         if not self._is_latest:
             return False  # the attempt in between may have created a batch, and could not write
         if record.get("key") != self.key:
-            return self._try_number == 2  # the only previous attempt was at other work
+            # The only previous attempt was at other work, and no call of it may take effect later.
+            return self._try_number == 2 and ("batch_id" in record or "began_at" not in record)
         return was_retrieved if "batch_id" in record else "began_at" not in record
 
     def _report_superseded(self, on_unknown: OnUnknown) -> None:
@@ -331,6 +339,8 @@ class Attempts:
         try:
             return self._hook.get_batch(batch_id)
         except PortkeyRefusedError as error:
+            if error.is_foreign:
+                raise _not_the_gateway(error) from error
             # 400 where the connection names another provider by now, to which the id means nothing.
             if error.status_code not in (400, 404):
                 raise
@@ -346,13 +356,15 @@ class Attempts:
         except Exception as error:  # noqa: BLE001 - a backend may raise anything
             self._log.warning("Cannot read the task's state store: %s", type(error).__name__)
             return {}
-        return record if isinstance(record, dict) and str(record.get("key")).startswith(self._task) else {}
+        return dict(record) if isinstance(record, dict) and str(record.get("key")).startswith(self._task) else {}
 
     def _write(self, **values: str) -> bool:
         """Write the record of this attempt; return whether it is there."""
         if self._store is None:
             return False
-        record = {"key": self.key, "try_number": self._try_number, **self._intent, **values}
+        return self._set({"key": self.key, "try_number": self._try_number, **self._intent, **values})
+
+    def _set(self, record: dict[str, Any]) -> bool:
         try:
             self._store.set(_STORE_KEY, {name: value for name, value in record.items() if value is not None})
         except Exception as error:  # noqa: BLE001 - the batch has its key all the same
@@ -374,3 +386,8 @@ def _key_of(batch: Batch) -> str | None:
         return str(key)
     name = _FILE_NAME.search(unquote(batch.input_file_id or ""))
     return name and name[1]
+
+
+def _not_the_gateway(error: PortkeyRefusedError) -> PortkeyTransientError:
+    """What stands in front of the gateway knows nothing of its batches."""
+    return PortkeyTransientError(str(error), status_code=error.status_code, origin=error.origin)

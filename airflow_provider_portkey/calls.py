@@ -30,6 +30,7 @@ from airflow_provider_portkey.exceptions import PortkeyInputError
 from airflow_provider_portkey.failures import error_from_response, other_batch, unexpected_body
 from airflow_provider_portkey.http import Request, Response
 from airflow_provider_portkey.problems import NOTHING_SENT, Problems
+from airflow_provider_portkey.provider_file import File
 from airflow_provider_portkey.settings import Settings
 from airflow_provider_portkey.text import decode_json, message, shorten
 
@@ -255,38 +256,6 @@ def read_page(response: Response, request: Request, settings: Settings) -> Page:
         return Page(tuple(batches), after if more else None, is_last=answer.get("has_more") is False or not entries)
 
     return read_response(response, request, settings, read)
-
-
-@dataclass(frozen=True)
-class File:
-    """
-    A file, as far as its provider describes it.
-
-    :param status: the provider's own word, in lower case; ``None`` if it returned none
-    :param reason: why the file cannot be used, in the provider's words; may be empty
-    """
-
-    id: str
-    status: str | None
-    reason: str
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether no batch can ever read the file."""
-        return self.status in ("error", "failed", "deleting", "deleted")
-
-    @property
-    def wait(self) -> float:
-        """
-        How many seconds a batch may have to wait for the file, in all, since its upload.
-
-        Azure and Cohere process a file before a batch can read it, and reject the batch until then. After the longest
-        of these waits the batch is created all the same: the provider decides.
-        """
-        if self.status in ("pending", "processing", "validating", "running", "queued"):
-            return 600.0
-        # Cohere says "uploaded" while it validates; others never say more than that.
-        return 60.0 if self.status in ("uploaded", None) else 0.0
 
 
 def retrieve_file(settings: Settings, file_id: str) -> Request:

@@ -16,7 +16,6 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_portkey.calls import File
 from airflow_provider_portkey.exceptions import (
     PortkeyApiError,
     PortkeyError,
@@ -25,6 +24,7 @@ from airflow_provider_portkey.exceptions import (
     PortkeyTransientError,
 )
 from airflow_provider_portkey.hooks.portkey import PortkeyHook, create_inline_batch, retrieve_file, upload_requests
+from airflow_provider_portkey.provider_file import File
 from airflow_provider_portkey.text import duration, message
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def create_batch(
         create = partial(hook.create_batch, file_id, **fields)
     if attempts:
         attempts.record_intent(file_id if is_uploaded else None)
-    check_alive()
     try:
+        check_alive()
         batch = create()
     except PortkeyOutcomeUnknownError as error:
         batch = _find_created(attempts, error, log)

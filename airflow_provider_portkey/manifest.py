@@ -99,7 +99,7 @@ class FileStats:
         self._count(row)
 
     def _count(self, row: bytes) -> None:
-        if (figures := figures_reader()(row)) is not None:
+        if len(row) <= MAX_ROW_BYTES and (figures := figures_reader()(row)) is not None:
             self.lines += 1
             self.answered += 1
             _add_usage(self.usage, figures.model, (1, *figures.tokens))

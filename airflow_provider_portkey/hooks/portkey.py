@@ -27,6 +27,7 @@ from airflow_provider_portkey.hooks.calling import BuildRequest, CallingHook
 from airflow_provider_portkey.http import Request
 from airflow_provider_portkey.manifest import Download, FileStats
 from airflow_provider_portkey.problems import NOTHING_SENT
+from airflow_provider_portkey.provider_file import File
 from airflow_provider_portkey.settings import Settings
 from airflow_provider_portkey.text import message
 from airflow_provider_portkey.transport import sync
@@ -204,9 +205,7 @@ class PortkeyHook(CallingHook):
         """
         return self._upload(path, purpose, name, expires_after).id
 
-    def _upload(
-        self, path: AnyPath, purpose: str, name: str | None, expires_after: timedelta | float | None
-    ) -> calls.File:
+    def _upload(self, path: AnyPath, purpose: str, name: str | None, expires_after: timedelta | float | None) -> File:
         source = storage_path(path)
         filename = source.name
         if purpose == "batch" and not filename.endswith(".jsonl"):
@@ -219,7 +218,7 @@ class PortkeyHook(CallingHook):
             fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": f"{seconds:.0f}"}
         object_name = name or f"airflow/{uuid.uuid4()}/{re.sub('[^A-Za-z0-9._-]', '_', filename)}"
 
-        def send(session: requests.Session, request: Request, settings: Settings) -> calls.File:
+        def send(session: requests.Session, request: Request, settings: Settings) -> File:
             from requests_toolbelt import MultipartEncoder
 
             with source.open("rb") as file:  # type: ignore[no-untyped-call]
@@ -355,14 +354,12 @@ def create_inline_batch(hook: PortkeyHook, body: Path) -> Batch:
     return hook._call(calls.create_inline_batch, send)
 
 
-def upload_requests(
-    hook: PortkeyHook, path: Path, name: str | None, expires_after: timedelta | float | None
-) -> calls.File:
+def upload_requests(hook: PortkeyHook, path: Path, name: str | None, expires_after: timedelta | float | None) -> File:
     """Do what :meth:`PortkeyHook.upload_file` does, and return all that is known. For this package alone."""
     return hook._upload(path, "batch", name, expires_after)
 
 
-def retrieve_file(hook: PortkeyHook, file_id: str) -> calls.File:
+def retrieve_file(hook: PortkeyHook, file_id: str) -> File:
     """Retrieve what a provider knows of a file, in one attempt. For this package alone."""
     build = partial(calls.retrieve_file, file_id=file_id)
     return hook._call(build, sync.send_and_read(calls.read_file), retry_within=0)

@@ -221,9 +221,10 @@ class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral; if Airflow ended that itself, ``execute_complete`` is not called."""
+        self._ti = context["ti"]
         if next_method != "__fail__":
             return super().resume_execution(next_method, next_kwargs, context)
-        ti = context["ti"]
+        ti = self._ti
         self.batch_id = ti.xcom_pull(task_ids=ti.task_id, key="batch_id", map_indexes=ti.map_index) or ""
         with self._cancelling_on_timeout():
             return super().resume_execution(next_method, next_kwargs, context)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -16,7 +17,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_portkey import attempts
 from airflow_provider_portkey.attempts import METADATA_KEY
 from airflow_provider_portkey.batch import Batch
-from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, PortkeyError
+from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, PortkeyError, PortkeyTransientError
 from tests.calls.attempt import (
     BrokenStore,
     Store,
@@ -97,7 +98,7 @@ class TestOtherRequests:
         store = Store()
         batch = recorded_batch(attempt(1, store))
         with pytest.raises(PortkeyAttemptUnknownError, match="was for other requests"):
-            attempt(2, store, OTHER_REQUEST).recover("fail")
+            attempt(2, Store(store), OTHER_REQUEST).recover("fail")
         assert attempt(2, store, OTHER_REQUEST).recover("create") is None
         [warning] = warnings()
         assert batch.id in warning
@@ -130,14 +131,17 @@ class TestKey:
             ({"region_id": "loop", "region_index": 0}, {"region_id": "inner", "region_index": 0}),
             ({"region_id": 1, "region_index": 0}, {"region_id": 2, "region_index": 0}),
             ({"region_id": "loop", "region_index": 0}, {}),
+            ({"region_id": UUID(int=1), "region_index": 0}, {"region_id": UUID(int=1), "region_index": 1}),
+            ({"region_id": UUID(int=1), "region_index": 0}, {"region_id": UUID(int=0), "region_index": 0}),
         ],
-        ids=["iterations", "loops", "loops with numbers", "in and outside a loop"],
+        ids=["iterations", "loops", "loops with numbers", "in and outside a loop", "of Airflow 3.4", "outside in 3.4"],
     )
     def test_iterations_of_a_loop_have_keys_of_their_own(self, one: Any, other: Any) -> None:
         assert attempt(1, **one).key != attempt(1, **other).key
 
     def test_a_task_instance_outside_a_loop_has_the_key_of_an_airflow_without_loops(self) -> None:
         assert attempt(1, region_id=None, region_index=None).key == attempt(1).key
+        assert attempt(1, region_id=UUID(int=0), region_index=0).key == attempt(1).key
 
     def test_the_key_of_a_fixed_request_stays_the_same_over_versions(self) -> None:
         """Otherwise no attempt after an upgrade would find the batch of one before it."""
@@ -397,6 +401,30 @@ class TestHiccupOfTheStore:
             "Cannot read the task's state store: RuntimeError",
             "Cannot write the task's state store: RuntimeError",
         ]
+
+
+class TestPageOfAProxy:
+    """What stands in front of the gateway knows nothing of its batches, and is no evidence."""
+
+    @pytest.mark.parametrize("status", [403, 404])
+    def test_in_place_of_the_list_it_is_transient(self, status: int, standin: StandIn) -> None:
+        batch = create_batch(attempt(1))
+        standin.fail("GET", "/v1/batches", html_page(status, "no route"))
+        with pytest.raises(PortkeyTransientError):
+            attempt(2).recover("create")
+        assert attempt(3).recover("create") == batch
+
+    @pytest.mark.parametrize("status", [403, 404])
+    def test_in_place_of_the_recorded_batch_it_is_transient(self, status: int, standin: StandIn) -> None:
+        store = Store()
+        first = attempt(1, store)
+        first.recover("fail")
+        batch = recorded_batch(first)
+        standin.script(batch.id, html_page(status, "no route"), "in_progress")
+        with pytest.raises(PortkeyTransientError):
+            attempt(2, store).recover("create")
+        found = attempt(3, store).recover("create")
+        assert (found and found.id) == batch.id
 
 
 class TestBatchThatIsGone:

@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoun
 from airflow_provider_portkey import batch_input, creation, exceptions, files
 from airflow_provider_portkey.attempts import Attempts
 from airflow_provider_portkey.batch import Batch, BatchError, BatchStatus, RequestCounts
-from airflow_provider_portkey.calls import File, Page, batch_body, create_batch, read_response, retrieve_batch
+from airflow_provider_portkey.calls import Page, batch_body, create_batch, read_response, retrieve_batch
 from airflow_provider_portkey.calls import read_batch as read_batch_response
 from airflow_provider_portkey.events import from_event
 from airflow_provider_portkey.exceptions import PortkeyError
@@ -25,6 +25,7 @@ from airflow_provider_portkey.operators.batch import (
     PortkeyDownloadBatchOperator,
     PortkeyRetrieveBatchOperator,
 )
+from airflow_provider_portkey.provider_file import File
 from airflow_provider_portkey.settings import Settings
 from airflow_provider_portkey.transport.environment import ssl_context
 from tests.support.calls import VIRTUAL_KEY

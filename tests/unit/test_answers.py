@@ -378,6 +378,21 @@ def test_a_row_that_is_too_large_is_one_unreadable_answer(tmp_path: Path, monkey
     assert second == Answer("b", "2", body=chat("2"))
 
 
+def test_a_row_that_is_too_large_is_no_answer_though_its_beginning_and_end_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "MAX_ROW_BYTES", 200)
+    usage = {"prompt_tokens": 1, "completion_tokens": 1}
+    body = {"choices": [{"message": {"content": "x" * 5000}}], "model": "m", "usage": usage}
+    path = write(tmp_path / "output.jsonl", json.dumps({"custom_id": "a", "response": {"body": body}}))
+
+    [answer] = read_answers(path)
+
+    assert (answer.custom_id, answer.text) == ("a", None)
+    assert answer.error is not None
+    assert answer.error.code == UNREADABLE
+
+
 def test_a_dict_that_names_no_file_is_rejected() -> None:
     with pytest.raises(PortkeyInputError, match=r"^No file of answers: pass the manifest of a PortkeyDownload"):
         list(read_answers({"id": "batch_1"}))

@@ -23,7 +23,7 @@ MAX_PACKAGE_LINES, MAX_TEST_LINES = 450, 500
 LAYERS = [
     ["__init__", "get_provider_info"],
     ["text", "http", "headers", "fast_json", "row_figures", "lineage"],
-    ["batch", "exceptions"],
+    ["batch", "exceptions", "provider_file"],
     ["problems", "verdict", "wait"],
     ["settings", "events"],
     ["retry"],
@@ -41,7 +41,7 @@ LAYERS = [
 #: Modules that decide and do no I/O: of ours they import each other and ``exceptions`` alone, which is the one that
 #: imports Airflow; of others only the standard library.
 PURE = ["__init__", "get_provider_info", "text", "http", "headers", "batch", "problems", "verdict", "wait", "settings"]
-PURE += ["events", "retry", "failures", "calls"]
+PURE += ["events", "retry", "failures", "calls", "provider_file"]
 #: Standard libraries that do I/O.
 IO_LIBRARIES = {
     "asyncio",
