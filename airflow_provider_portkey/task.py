@@ -88,8 +88,6 @@ class BatchTask(PortkeyTask):
 
     timeout: float
     poke_interval: float
-    #: What to do after a timeout, for its error.
-    _timeout_remedy = "raise timeout, or clear the task to wait again"
 
     def _init_wait(self, parameters: Mapping[str, Any]) -> None:
         """
@@ -165,7 +163,7 @@ class BatchTask(PortkeyTask):
         :return: the task's result, or ``None`` while the batch is in flight
         :raises PortkeyBatchEndedError: if it ended badly; before that, its files and counts are pushed to XCom
         """
-        verdict = judge(batch, self._policy)
+        verdict = judge(batch, self._policy, self._cancelled_by(context))
         if verdict.outcome is Outcome.WAIT:
             return None
         xcoms = batch.to_xcoms()
@@ -201,6 +199,10 @@ class BatchTask(PortkeyTask):
         seen = f"the first {counted(stats.lines, 'row')} of {shorten(file_id)}"
         self.log.warning("The commonest errors in %s:\n%s", seen, commonest_text(stats.errors))
         return f"The log above has the commonest errors in {seen}."
+
+    def _cancelled_by(self, context: Context) -> list[str]:
+        """Return the parameters with which the task itself may have cancelled its batch."""
+        return []
 
     def _error_for(self, batch: Batch, text: str) -> PortkeyError:
         """Return the error for a bad end."""
@@ -315,13 +317,18 @@ class BatchTask(PortkeyTask):
             self._raise_timeout(self._progress.silent_for)
         return result
 
+    def _remedy_timeout(self) -> str:
+        """Do what the task does about a batch that is not in time; return what is left to do, for the error."""
+        return "raise timeout, or clear the task to wait again"
+
     def _raise_timeout(self, silent_for: float | None) -> NoReturn:
         """
         Raise the error of a timeout.
 
         :param silent_for: seconds without any response, if there was none at all
         """
-        first_line = f"Batch still in flight after {duration(self.timeout)}: {self._timeout_remedy}"
+        remedy = self._remedy_timeout()
+        first_line = f"Batch still in flight after {duration(self.timeout)}: {remedy}"
         if silent_for is not None:
             address = f"connection {self.portkey_conn_id!r}"
             with suppress(PortkeyError):  # which ended the wait as well

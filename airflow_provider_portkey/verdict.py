@@ -8,7 +8,7 @@ no Airflow.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal, get_args
@@ -83,14 +83,20 @@ class Policy:
         return cls(tuple(BatchStatus(word) for word in words), fail_on_request_errors)
 
 
-def judge(batch: Batch, policy: Policy) -> Verdict:
-    """Return what ``batch`` means under ``policy``."""
+def judge(batch: Batch, policy: Policy, cancelled_by: Sequence[str] = ()) -> Verdict:
+    """
+    Return what a batch means for its task.
+
+    :param batch: the batch as it was retrieved
+    :param policy: which ends are good
+    :param cancelled_by: the parameters with which the task itself may have cancelled the batch
+    """
     if not batch.status.is_terminal:
         return Verdict(Outcome.WAIT, f"{batch}.")
 
     summary = f"{batch}; output_file_id={batch.output_file_id}, error_file_id={batch.error_file_id}."
     if batch.status not in policy.allowed_statuses:
-        return Verdict(Outcome.FAIL, message(_bad_end(batch), summary, batch_errors(batch)))
+        return Verdict(Outcome.FAIL, message(*_bad_end(batch, cancelled_by), summary, batch_errors(batch)))
 
     counts = batch.request_counts
     failed = counts.failed or 0
@@ -124,15 +130,21 @@ def batch_errors(batch: Batch) -> str:
     return "\n".join(lines + [f"  … and {more} more"] * (more > 0))
 
 
-def _bad_end(batch: Batch) -> str:
-    """Return cause and remedy for a batch that did not end as its task needs it."""
+def _bad_end(batch: Batch, cancelled_by: Sequence[str]) -> list[str]:
+    """Return cause and remedy for a batch that did not end as its task needs it, and further lines."""
     if batch.status is BatchStatus.FAILED:
         reason = shorten(str(batch.errors[0]), 45) if batch.errors else "the provider gave no reason"
-        return f"Batch failed ({reason}): check its input and the errors below"
+        return [f"Batch failed ({reason}): check its input and the errors below"]
+    if batch.status is BatchStatus.CANCELLED and cancelled_by:
+        return [
+            "Batch was cancelled, maybe by this task: clear the task to create another",
+            f"An earlier attempt or the trigger of this task may have requested that ({', '.join(cancelled_by)}): see "
+            "their logs. Otherwise somebody else did: add 'cancelled' to allowed_statuses to use its partial results.",
+        ]
     cause = {
         BatchStatus.COMPLETED: "Batch completed, which the task does not allow",
         BatchStatus.EXPIRED: "Batch expired",
         BatchStatus.CANCELLED: "Batch was cancelled",
     }[batch.status]
     use = "" if batch.status is BatchStatus.COMPLETED else " to use its partial results"
-    return f"{cause}: add {batch.status.value!r} to allowed_statuses{use}"
+    return [f"{cause}: add {batch.status.value!r} to allowed_statuses{use}"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,8 @@ from airflow_provider_portkey.attempts import METADATA_KEY, Attempts, OnUnknown
 from airflow_provider_portkey.batch import Batch, BatchStatus, as_text
 from airflow_provider_portkey.creation import Source, create_batch
 from airflow_provider_portkey.exceptions import (
+    PortkeyBatchCancelledError,
     PortkeyBatchEndedError,
-    PortkeyBatchTimeoutError,
     PortkeyError,
     PortkeyInputError,
     PortkeyQuotaError,
@@ -173,6 +172,7 @@ class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
         self._count: int | None = None
         self._ti: Any = None
         self._is_killed = False
+        self._cancellation = ""  # what this process has logged of the one that it requested
         # A template or an upstream task's output may turn out to have a blob.
         may_have_blob = extra_body is not None and (
             not isinstance(extra_body, Mapping) or calls.OWN_INPUT in extra_body
@@ -185,8 +185,6 @@ class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
             raise ValueError("inline=True needs requests or input_path, and sends no metadata")
         if input_expires_after is not None:
             as_seconds("input_expires_after", input_expires_after, above_zero=True)
-        if cancel_on_timeout:
-            self._timeout_remedy = "raise timeout. It is being cancelled (cancel_on_timeout)"
         for name, value in (("max_requests", max_requests), ("max_bytes", max_bytes)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number above 0; got {value!r}")
@@ -205,19 +203,17 @@ class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
         self._stop_if_killed()
         if not self.wait_for_completion:
             return batch.to_dict()
-        with self._cancelling_on_timeout():
-            try:
-                return self._wait(context, batch)
-            except PortkeyBatchEndedError as error:
-                self._stop_if_killed(str(error))
-                raise
+        try:
+            return self._wait(context, batch)
+        except PortkeyBatchEndedError as error:
+            self._stop_if_killed(error)
+            raise
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """End as the trigger's event says."""
         # The id travels in the event, since dag.test() drops what a task hands over beside it.
         self.batch_id = str(event.get("batch_id")) if isinstance(event, Mapping) else ""
-        with self._cancelling_on_timeout():
-            return self._handle_event(context, event)
+        return self._handle_event(context, event)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral; if Airflow ended that itself, ``execute_complete`` is not called."""
@@ -226,8 +222,7 @@ class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         ti = self._ti
         self.batch_id = ti.xcom_pull(task_ids=ti.task_id, key="batch_id", map_indexes=ti.map_index) or ""
-        with self._cancelling_on_timeout():
-            return super().resume_execution(next_method, next_kwargs, context)
+        return super().resume_execution(next_method, next_kwargs, context)
 
     def lineage(self) -> Lineage:
         """Return the file of requests, and the batch that was created from it."""
@@ -266,24 +261,36 @@ class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
             time.sleep(min(left, _KILL_INTERVAL))
         self._stop_if_killed()
 
-    def _stop_if_killed(self, details: str = "") -> None:
+    def _stop_if_killed(self, error: PortkeyBatchEndedError | None = None) -> None:
         # On Airflow 3 the task continues after its kill, until SIGKILL some seconds later. It ends itself before that,
-        # so that a retry follows at once; a cancelled batch is no bad end then.
+        # so that a retry follows at once; a batch that it cancelled is no bad end then.
         if self._is_killed:
+            details = "" if isinstance(error, PortkeyBatchCancelledError) and self._cancellation else str(error or "")
             raise PortkeyError(
                 message(
-                    "Task killed: a retry re-attaches to its batch, or creates another if that was cancelled", details
+                    "Task killed: a retry re-attaches to its batch, or creates another if that was cancelled",
+                    self._cancellation,
+                    details,
                 )
-            )
+            ) from None
 
-    @contextmanager
-    def _cancelling_on_timeout(self) -> Iterator[None]:
-        try:
-            yield
-        except PortkeyBatchTimeoutError:
-            if self.cancel_on_timeout:
-                self._cancel("its task timed out")
-            raise
+    def _remedy_timeout(self) -> str:
+        if not self.cancel_on_timeout:
+            return super()._remedy_timeout()
+        self._cancel("its task timed out")
+        if not self._cancellation:
+            return "raise timeout. Cancelling it failed (cancel_on_timeout)"
+        return "raise timeout. It is being cancelled (cancel_on_timeout)"
+
+    def _cancelled_by(self, context: Context) -> list[str]:
+        is_later = self._is_durable and context["ti"].try_number > 1
+        # A trigger's cancellation may follow a hand-over to another triggerer, within one attempt.
+        may_be = {
+            "cancel_on_kill": is_later,
+            "cancel_from_trigger": self.deferrable,
+            "cancel_on_timeout": is_later,
+        }
+        return [name for name, is_possible in may_be.items() if is_possible and getattr(self, name)]
 
     def _cancel(self, reason: str, retry_within: float | None = None) -> None:
         if not self.batch_id:
@@ -293,7 +300,8 @@ class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
         except PortkeyError as error:
             self.log.warning("Could not cancel batch %s, although %s: %s", self.batch_id, reason, error)
         else:
-            self.log.info("Requested cancellation of batch %s: %s. %s.", self.batch_id, reason, batch)
+            self._cancellation = f"Requested cancellation of batch {self.batch_id}: {reason}."
+            self.log.info("%s %s.", self._cancellation, batch)
 
     @property
     def _is_durable(self) -> bool:

@@ -12,9 +12,17 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
-from airflow_provider_portkey.exceptions import PortkeyError, PortkeyTransientError
+from airflow_provider_portkey.batch import Batch, BatchStatus
+from airflow_provider_portkey.events import DeadlineReached, to_event
+from airflow_provider_portkey.exceptions import (
+    PortkeyBatchCancelledError,
+    PortkeyBatchTimeoutError,
+    PortkeyError,
+    PortkeyTransientError,
+)
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.operators.batch import PortkeyCreateBatchOperator
+from airflow_provider_portkey.retry import MAX_ATTEMPTS
 from tests.server.standin import Answer, StandIn
 from tests.support.airflow_run import run_task
 from tests.support.backoff import set_max_backoff
@@ -41,6 +49,7 @@ def operator_with_batch(**kwargs: Any) -> PortkeyCreateBatchOperator:
     return task
 
 
+BY_OTHERS = "Batch was cancelled: add 'cancelled' to allowed_statuses to use its partial results"
 KILLED = "Task killed: a retry re-attaches to its batch, or creates another if that was cancelled"
 
 
@@ -91,6 +100,23 @@ class TestKill:
             task.execute(context_of_first_attempt(retries=1))
         [batch] = standin.batches
         assert standin.cancelled == ([] if str(durable) == "True" else [batch.id])
+
+    def test_a_killed_task_says_once_that_it_cancelled_its_batch(self, standin: StandIn) -> None:
+        task = PortkeyCreateBatchOperator(task_id="t", **CREATE, **WAIT)
+        standin.course, standin.cancelling_for = [(0, "in_progress")], 0
+        standin.fail("GET", "/v1/batches/[^/]+", Answer(delay=1))  # a poll in flight, which returns a cancelled batch
+
+        def kill() -> None:
+            standin.wait_for(3)
+            task.on_kill()
+
+        Thread(target=kill).start()
+        with pytest.raises(PortkeyError, match=KILLED) as caught:
+            task.execute(context_of_first_attempt())
+        [batch] = standin.batches
+        requested = f"Requested cancellation of batch {batch.id}: its task was killed."
+        assert str(caught.value).splitlines() == [KILLED, requested]
+        assert caught.value.__suppress_context__, "the traceback would show the cancelled batch as a second error"
 
     @pytest.mark.parametrize("cancels", [True, False], ids=["with cancel_on_kill", "without cancel_on_kill"])
     def test_a_killed_task_ends_before_its_next_poll(self, cancels: bool, standin: StandIn) -> None:
@@ -188,10 +214,67 @@ class TestTimeout:
     def test_a_batch_that_ended_while_no_triggerer_ran_is_returned_and_not_cancelled(self, standin: StandIn) -> None:
         standin.script("batch_1", "completed")
         task = PortkeyCreateBatchOperator(task_id="t", input_file_id="f", cancel_on_timeout=True)
-        ti = SimpleNamespace(task_id="t", map_index=-1, xcom_pull=lambda **_: "batch_1", xcom_push=lambda **_: None)
+        ti = SimpleNamespace(
+            task_id="t",
+            map_index=-1,
+            try_number=1,
+            xcom_pull=lambda **_: "batch_1",
+            xcom_push=lambda **_: None,
+        )
         context: Any = {"ti": ti}
         result = task.resume_execution("__fail__", {"error": "Trigger timeout"}, context)
         assert (result["id"], result["status"], standin.cancelled) == ("batch_1", "completed", [])
+
+    @pytest.mark.parametrize(
+        ("answers", "remedy"),
+        [
+            ([], "raise timeout. It is being cancelled (cancel_on_timeout)"),
+            ([Answer(503)], "raise timeout. Cancelling it failed (cancel_on_timeout)"),
+        ],
+        ids=["accepted", "failed"],
+    )
+    def test_the_error_says_whether_the_cancellation_was_accepted(
+        self, answers: list[Answer], remedy: str, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        set_max_backoff(monkeypatch, 0.01)
+        standin.script("batch_1", "in_progress")
+        standin.fail("POST", "/v1/batches/batch_1/cancel", *answers * MAX_ATTEMPTS)
+        task = operator_with_batch(**WAIT, cancel_on_timeout=True, timeout=60)
+        event = to_event("batch_1", DeadlineReached("in_progress"))
+        with pytest.raises(PortkeyBatchTimeoutError) as caught:
+            task.execute_complete(context_of_first_attempt(), event)
+        assert str(caught.value).splitlines()[0] == f"Batch still in flight after 60 s: {remedy}"
+        assert standin.cancelled == ([] if answers else ["batch_1"])
+
+
+#: The parameters of a task, its attempt, and those parameters that may have had its batch cancelled before.
+CANCELLED_BY: dict[str, tuple[dict[str, Any], int, str | None]] = {
+    "a first attempt": ({"cancel_on_timeout": True}, 1, None),
+    "a deferred task": ({"cancel_from_trigger": True, "deferrable": True}, 1, "cancel_from_trigger"),
+    "an attempt after a killed one": ({}, 2, "cancel_on_kill"),
+    "an attempt after one that timed out": (
+        {"cancel_on_kill": False, "cancel_on_timeout": True},
+        2,
+        "cancel_on_timeout",
+    ),
+    "an attempt that re-attaches to no batch": ({"durable": False, "cancel_on_timeout": True}, 2, None),
+    "a task that never cancels": ({"cancel_on_kill": False}, 2, None),
+}
+
+
+@pytest.mark.parametrize(("parameters", "try_number", "names"), CANCELLED_BY.values(), ids=CANCELLED_BY)
+def test_a_cancelled_batch_is_put_down_to_the_task_itself_where_that_may_be(
+    parameters: dict[str, Any], try_number: int, names: str | None
+) -> None:
+    context = context_of_first_attempt(lambda **_: None)
+    context["ti"].try_number = try_number
+    task = PortkeyCreateBatchOperator(task_id="t", **CREATE, **WAIT | parameters)
+    event = to_event("batch_1", Batch("batch_1", BatchStatus.CANCELLED, "cancelled"))
+    with pytest.raises(PortkeyBatchCancelledError) as caught:
+        task.execute_complete(context, event)
+    text = str(caught.value)
+    assert text.startswith("Batch was cancelled, maybe by this task: clear the task" if names else BY_OTHERS)
+    assert f"may have requested that ({names})" in text if names else "may have requested" not in text
 
 
 @pytest.mark.parametrize("cancels", [False, True], ids=["without cancel_from_trigger", "with cancel_from_trigger"])

@@ -6,7 +6,9 @@ from typing import Any
 
 
 class TaskInstance:
-    """Stands in for Airflow's task instance: keeps what a task pushes to XCom."""
+    """Stands in for Airflow's task instance, in its first attempt: keeps what a task pushes to XCom."""
+
+    try_number = 1
 
     def __init__(self) -> None:
         self.xcoms: dict[str, Any] = {}
