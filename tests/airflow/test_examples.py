@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import REPO
+from tests.conftest import DAGS, REPO
 from tests.server.standin import StandIn
 from tests.support.airflow_run import load_dag, run_dag
 
@@ -85,6 +85,44 @@ def test_example_start_when_a_batch_ends() -> None:
     event = SimpleNamespace(extra={"payload": {"id": "batch_1"}})
     batch_ids = dag.get_task("batch_ids").python_callable
     assert batch_ids(triggering_asset_events={asset: [event, event]}) == ["batch_1"]
+
+
+MAPPED = """
+from datetime import datetime
+from airflow.providers.common.compat.sdk import dag, task
+from airflow_provider_portkey.sensors.batch import PortkeyBatchSensor
+
+@dag(schedule=None, start_date=datetime(2026, 1, 1))
+def mapped():
+    wait = PortkeyBatchSensor.partial(task_id="wait", poke_interval=0.1, timeout=1, deferrable={deferrable}).expand(
+        batch_id=["batch_slow", "batch_good", "batch_unknown", "batch_expired"]
+    )
+
+    @task
+    def ids(batches):
+        return [batch["id"] for batch in batches]
+
+    ids.override(task_id="by_default")(wait.output)
+    ids.override(task_id="all_done", trigger_rule="all_done")(wait.output)
+
+dag_object = mapped()
+"""
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "deferred"])
+def test_a_task_after_failed_mapped_sensors_gets_the_batches_that_ended(deferrable: bool, standin: StandIn) -> None:
+    standin.script("batch_slow", "in_progress")
+    standin.script("batch_good", "completed")
+    standin.script("batch_expired", "expired")
+    path = DAGS / "mapped.py"
+    path.write_text(MAPPED.format(deferrable=deferrable))
+    try:
+        run = run_dag(load_dag("mapped"))
+    finally:
+        path.unlink()
+    assert [run.states[f"wait[{n}]"] for n in range(4)] == ["failed", "success", "failed", "failed"]
+    assert run.states["by_default"] == "upstream_failed"
+    assert run.xcoms["all_done"]["return_value"] == ["batch_good", "batch_expired"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

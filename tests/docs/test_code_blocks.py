@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_portkey.answers import read_answers
 from airflow_provider_portkey.batch import Batch
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
 from airflow_provider_portkey.settings import Settings, task_headers
 from tests.conftest import DAGS, REPO
+from tests.server import __main__ as command_line
 from tests.server.standin import StandIn
 from tests.support.airflow_run import load_dag, run_dag
 from tests.support.markdown import Document, documents
@@ -40,6 +42,13 @@ def test_every_snippet_is_shown_in_a_document_and_has_a_test_of_its_name() -> No
     for path in SNIPPETS.iterdir():
         assert path.relative_to(REPO).as_posix() in shown
         assert f"test_{path.stem}" in globals()
+
+
+def test_no_code_block_takes_a_file_id_by_its_key_from_a_task_s_output() -> None:
+    """Airflow 3 mistakes a None there for a missing XCom: the DAG would fail for a perfect batch alone."""
+    code = {block.file: block.code for document in documents() for block in document.blocks}
+    code |= {path.name: path.read_text() for path in (REPO / "example_dags").glob("*.py")}
+    assert [file for file, text in code.items() if re.search(r"\.output\[.(output|error)_file_id", text)] == []
 
 
 def test_every_example_dag_is_linked_from_the_readme() -> None:
@@ -112,6 +121,49 @@ def test_connection_open_source(sourced: Callable[[str], dict[str, str]]) -> Non
     assert sent["base_url"] == "http://gateway.example.com:8787/v1"
     assert (sent["x-portkey-provider"], sent["authorization"]) == ("openai", "Bearer sk-...")
     assert "x-portkey-api-key" not in sent
+
+
+def test_standin() -> None:
+    [words] = commands("standin.sh")
+    assert words[:3] == ["python", "-m", "tests.server"]
+    given = command_line.parser().parse_args(words[3:])
+    printed = command_line.connection(StandIn(port=given.port))
+    assert printed == (SNIPPETS / "connection_standin.sh").read_text().strip()
+    page = (REPO / "docs" / "connection.md").read_text()
+    assert f"completes after {command_line.COURSE[-1][0]} s." in page
+    assert all(f"`{batch_id}`" in page for batch_id in command_line.BATCHES)
+
+
+@pytest.mark.usefixtures("airflow_db", "connection")
+def test_connection_standin(standin: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A user's own DAG creates a batch there, waits for it, and downloads answers and errors."""
+    monkeypatch.setattr(command_line, "COURSE", [(0, "validating"), (0.5, "completed")])
+    command_line.set_up(standin)
+    monkeypatch.setenv(*command_line.connection(standin).removeprefix("export ").replace("'", "").split("=", 1))
+    (DAGS / "mine.py").write_text(f"""
+from datetime import datetime
+from airflow.providers.common.compat.sdk import DAG
+from airflow_provider_portkey.operators.batch import *
+
+with DAG("mine", schedule=None, start_date=datetime(2026, 1, 1)) as dag:
+    body = {{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Hello."}}]}}
+    create = PortkeyCreateBatchOperator(
+        task_id="create",
+        requests=[{{"custom_id": name, "body": body}} for name in ("good", "fail-1")],
+        wait_for_completion=True,
+        deferrable=True,
+        poke_interval=0.1,
+    )
+    PortkeyDownloadBatchOperator(task_id="download", batch_id=create.output, path={str(tmp_path)!r})
+""")
+    try:
+        result = run_dag(load_dag("mine"))
+    finally:
+        (DAGS / "mine.py").unlink()
+    assert result.states == {"create": "success", "download": "success"}
+    manifest = result.xcoms["download"]["return_value"]
+    assert (manifest["answered"], manifest["failed"], manifest["missing"]) == (1, 1, [])
+    assert {answer.custom_id for answer in read_answers(manifest) if answer.error} == {"fail-1"}
 
 
 def parsed(name: str) -> Any:

@@ -14,6 +14,7 @@ import requests
 import trustme
 
 from tests.conftest import REPO
+from tests.server.__main__ import BATCHES
 from tests.server.client import HOSTED, get
 from tests.server.standin import Answer, StandIn
 
@@ -67,16 +68,16 @@ def test_it_serves_tls(session: requests.Session, tmp_path: Path) -> None:
             get(url, HOSTED)
 
 
-def test_the_command_line_serves_a_batch_until_interrupted() -> None:
+def test_the_command_line_serves_batches_until_interrupted() -> None:
     command = [sys.executable, "-m", "tests.server"]
     with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         base_url = process.stdout.readline().split()[-1]
-        response = get(f"{base_url}/batches/batch_demo", HOSTED)
+        found = [get(f"{base_url}/batches/{batch_id}", HOSTED).json() for batch_id in ("batch_demo", *BATCHES)]
         process.send_signal(signal.SIGINT)
         try:
             process.wait(30)
         finally:
             process.kill()
-    assert response.json()["status"] == "validating"
+    assert [batch["status"] for batch in found] == ["validating", *BATCHES.values()]
     assert process.returncode == 0

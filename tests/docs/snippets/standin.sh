@@ -1,0 +1,1 @@
+python -m tests.server --port 8787
