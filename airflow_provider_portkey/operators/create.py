@@ -88,9 +88,10 @@ class PortkeyCreateBatchOperator(WithLineage, BatchTask, BaseOperator):
     :param max_bytes: how many bytes they may have; default: 200,000,000, or 256,000,000 with ``inline``
     :param cancel_on_kill: cancel the batch when the task is killed while it runs on a worker, by a person or together
         with its worker, and no attempt follows that would re-attach to it
-    :param cancel_from_trigger: cancel the batch also when a person clears or marks the task while it is deferred.
-        Airflow reports this from 3.3 on, but 3.3.0 to 3.3.2 also when a triggerer hands its waits to another one. A
-        cleared task may have re-attached to the batch before that, and must then be cleared once more
+    :param cancel_from_trigger: cancel the batch also when a person clears or marks the task while it is deferred; up
+        to Airflow 3.3.2 this may also cancel a paid batch when a triggerer hands its waits to another one. Before
+        Airflow 3.3 it has no effect. A cleared task may have re-attached to the batch before that, and must then be
+        cleared once more
     :param cancel_on_timeout: cancel the batch when ``timeout`` or ``execution_timeout`` has passed
     :param wait_for_completion: wait until the batch has ended
     :param deferrable: wait in the triggerer, without a worker slot; default: ``[operators] default_deferrable``

@@ -50,9 +50,10 @@ class PortkeyBatchTrigger(BaseTrigger):
     :param fail_on_request_errors: when a batch with an allowed status fails the task because requests in it failed:
         ``"never"``, when ``"all"`` of them did, or when ``"any"`` did
     :param do_xcom_push: whether a task that ends here pushes XComs
-    :param cancel_from_trigger: cancel the batch also when a person clears or marks the task while it is deferred.
-        Airflow reports this from 3.3 on, but 3.3.0 to 3.3.2 also when a triggerer hands its waits to another one. A
-        cleared task may have re-attached to the batch before that, and must then be cleared once more
+    :param cancel_from_trigger: cancel the batch also when a person clears or marks the task while it is deferred; up
+        to Airflow 3.3.2 this may also cancel a paid batch when a triggerer hands its waits to another one. Before
+        Airflow 3.3 it has no effect. A cleared task may have re-attached to the batch before that, and must then be
+        cleared once more
     :param answered: whether the worker's poll was answered with the batch. Then a response that neither Portkey nor a
         provider wrote does not end the wait, and a rejected key only after two minutes; otherwise only from this
         trigger's first answered poll on

@@ -64,9 +64,18 @@ def commands(name: str) -> list[list[str]]:
 
 
 def test_install() -> None:
-    [words] = commands("install.sh")
+    [versions, words] = commands("install.sh")
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    assert words == ["pip", "install", project["name"]]
+    given = dict(word.split("=") for word in versions)
+    assert words[:4] == ["pip", "install", project["name"], "apache-airflow==$AIRFLOW"]
+    assert words[4] == "--constraint" and {"$AIRFLOW", "$PYTHON"} == set(re.findall(r"\$[A-Z]+", words[5]))
+    assert given.keys() == {"AIRFLOW", "PYTHON"}
+    newest = re.findall(r"^([\d.]+) ", (REPO / ".ci" / "versions").read_text(), re.M)[0]
+    assert given["AIRFLOW"].startswith(f"{newest}.")
+    assert (
+        f'`pip install . "apache-airflow~={newest}.0" --constraint .ci/constraints/airflow-{newest}.txt`'
+        in (REPO / "README.md").read_text()
+    )
 
 
 def test_try() -> None:

@@ -93,6 +93,39 @@ def test_the_readme_s_parameters_have_the_defaults_of_operators_md() -> None:
         assert names(default) == names(table[name])
 
 
+#: What a reader of the README alone must find out, the section that says so, and the words that do.
+QUESTIONS = {
+    "Must a triggerer run?": ("2. Write a DAG", ["`airflow triggerer` must run"]),
+    "Virtual key, provider or config?": ("1. Add a connection", ["`virtual_key` |", "`provider` |", "`config` |"]),
+    "What may the key do?": ("1. Add a connection", ["scope `completions.write`"]),
+    "How can I try it without Portkey?": ("1. Add a connection", ["`python -m tests.server`"]),
+    "wait_for_completion, or deferrable?": (
+        "2. Write a DAG",
+        ["operator without `wait_for_completion` | does not wait"],
+    ),
+    "Which constraints?": ("Install", ["--constraint"]),
+    "Which providers?": ("Providers", ["OpenAI", "Azure", "Bedrock", "Vertex", "Cohere", "Anthropic", "Portkey's own"]),
+    "What is a line of the files?": ("3. Use what comes back", ['`{"custom_id": "1", "response"', "In the error file"]),
+    "What follows a failed mapped sensor?": ("3. Use what comes back", ["`upstream_failed`", '"all_done"', "by `id`"]),
+    "Why does None fail a task?": ("3. Use what comes back", ['`wait.output["error_file_id"]`', "a perfect batch"]),
+    "What may cancel_from_trigger cancel?": ("When things go wrong", ["may also cancel paid batches"]),
+}
+
+
+@pytest.mark.parametrize(("section", "words"), QUESTIONS.values(), ids=QUESTIONS)
+def test_the_readme_answers_what_a_new_user_asks(section: str, words: list[str]) -> None:
+    text = " ".join(README.section(section).split())
+    assert [answer for answer in words if answer not in text] == []
+
+
+def test_the_first_sentence_on_cancel_from_trigger_says_that_it_may_cancel_paid_batches() -> None:
+    [cell] = [row[2] for row in rows(OPERATORS.text, "parameter") if row[0] == "`cancel_from_trigger`"]
+    docstring = inspect.getdoc(PortkeyCreateBatchOperator) or ""
+    [sentence] = re.findall(r":param cancel_from_trigger: (.*?)\. ", " ".join(docstring.split()))
+    for text in (cell, sentence):
+        assert "up to Airflow 3.3.2 this may also cancel a paid batch" in text
+
+
 def test_the_readme_lists_each_public_class() -> None:
     info = get_provider_info()
     modules = [m for kind in ("hooks", "operators", "sensors", "triggers") for m in info[kind][0]["python-modules"]]
