@@ -179,9 +179,14 @@ def parsed(name: str) -> Any:
     """Return what Airflow's command line makes of the one ``airflow`` command of a snippet."""
     from airflow.cli import cli_parser
 
-    [(airflow, *words)] = commands(name)
-    assert airflow == "airflow"
+    [words] = commands(name)
+    words = [word for word in words if not word.startswith("AIRFLOW__")]
+    assert words.pop(0) == "airflow"
     return cli_parser.get_parser().parse_args(words)
+
+
+def test_run_example() -> None:
+    assert (REPO / "example_dags" / f"{parsed('run_example.sh').dag_id}.py").exists()
 
 
 def test_connections_add() -> None:
