@@ -52,7 +52,7 @@ def duration(seconds: float) -> str:
             amount = round(seconds / size, 1)
             if abs(amount * size - seconds) <= seconds / 100:
                 return f"{amount:g} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:g} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.3g} s"
 
 
 def decode_json(body: bytes) -> Any:

@@ -222,9 +222,10 @@ class PortkeyDownloadBatchOperator(WithLineage, PortkeyTask, BaseOperator):
     def _log_download(self, download: Download) -> Download:
         stats = download.stats
         self._lineage.written.append(LineageFile(download.path, stats.lines, stats.bytes))
-        self.log.info("%s: %s lines, %s bytes.", download.path, f"{stats.lines:,}", f"{stats.bytes:,}")
+        self.log.info("%s: %s, %s.", download.path, counted(stats.lines, "line"), counted(stats.bytes, "byte"))
         if stats.unreadable:
-            self.log.warning("%s: %s lines are not answers and cannot be read.", download.path, f"{stats.unreadable:,}")
+            unreadable = counted(stats.unreadable, "line")
+            self.log.warning("%s in %s cannot be read as an answer.", unreadable, download.path)
         return download
 
     def _asked(self, batch: Batch) -> set[str] | None:
@@ -246,13 +247,13 @@ class PortkeyDownloadBatchOperator(WithLineage, PortkeyTask, BaseOperator):
 
     def _report(self, manifest: dict[str, Any]) -> None:
         if names := manifest["missing"]:
-            text = "%d requests have no answer, among them %s."
-            self.log.warning(text, manifest["missing_count"], ", ".join(names[:10]))
+            count = counted(manifest["missing_count"], "request")
+            self.log.warning("%s without an answer: %s.", count, ", ".join([*names[:10], "…"][: len(names)]))
         if names := manifest["duplicates"]:
-            text = "%d requests have more than one answer, among them %s."
-            self.log.warning(text, manifest["duplicate_count"], ", ".join(names[:10]))
+            count = counted(manifest["duplicate_count"], "request")
+            self.log.warning("%s with more than one answer: %s.", count, ", ".join([*names[:10], "…"][: len(names)]))
         if manifest["unknown"]:
-            self.log.warning("%d rows name no request of this batch.", manifest["unknown"])
+            self.log.warning("%s without a request of this batch.", counted(manifest["unknown"], "row"))
         if errors := manifest["errors"]:
             count, code, text = (errors[0][name] for name in ("count", "code", "message"))
             rows, more = counted(manifest["failed"], "row"), len(errors) - 1

@@ -238,6 +238,29 @@ def test_the_commonest_error_is_logged(standin: StandIn, tmp_path: Path, log: Re
     )
 
 
+@pytest.mark.parametrize("count", [1, 12])
+def test_what_is_wrong_with_the_rows_is_logged_with_its_number(
+    count: int, standin: StandIn, tmp_path: Path, log: Recorder
+) -> None:
+    twice, lost, others = ([f"{kind}-{n:02}" for n in range(count)] for kind in ("twice", "lost", "other"))
+    output = end_batch(standin, "batch_1", *twice, error_file_id="file-err")
+    standin.files["batch_1-in"] = b"".join(map(input_line, twice + lost))
+    standin.files["file-err"] = b"".join(map(output_line, twice + others)) + b"{\n" * count
+
+    download(tmp_path, "batch_1")
+
+    def shown(kind: str) -> str:
+        return f"{kind}-00." if count == 1 else ", ".join(f"{kind}-{n:02}" for n in range(10)) + ", …."
+
+    many = "" if count == 1 else "s"
+    logged = log.messages(logging.WARNING)
+    assert f"{count} line{many} in {tmp_path}/error.jsonl cannot be read as an answer." in logged
+    assert f"{count} request{many} without an answer: {shown('lost')}" in logged
+    assert f"{count} request{many} with more than one answer: {shown('twice')}" in logged
+    assert f"{2 * count} rows without a request of this batch." in logged  # the broken ones too
+    assert f"{tmp_path}/output.jsonl: {count} line{many}, {len(output):,} bytes." in log.messages(logging.INFO)
+
+
 @pytest.mark.usefixtures("airflow_db")
 def test_the_task_of_a_real_run_is_in_the_manifest(standin: StandIn, tmp_path: Path) -> None:
     end_batch(standin, "batch_1", "a")
