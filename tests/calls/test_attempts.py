@@ -6,72 +6,21 @@ Each state that an attempt may leave behind is met by the next one, with the sto
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from airflow_provider_portkey.attempts import MAX_LISTED, METADATA_KEY, Attempts
+from airflow_provider_portkey.attempts import MAX_LISTED, METADATA_KEY
 from airflow_provider_portkey.batch import Batch
 from airflow_provider_portkey.exceptions import PortkeyAttemptUnknownError, PortkeyTransientError
 from airflow_provider_portkey.hooks.portkey import PortkeyHook
-from airflow_provider_portkey.verdict import Outcome, Policy, judge
+from tests.calls.attempt import BrokenStore, Store, attempt, create_another_batch, create_batch, upload_file
 from tests.server.standin import Answer, StandIn, batch_body
-from tests.support.backoff import set_max_backoff
 
 pytestmark = pytest.mark.usefixtures("connection")
-
-REQUEST = ["file-1", {"endpoint": "/v1/embeddings"}]
-
-
-class Store(dict[str, Any]):
-    """A task's state store as Airflow 3.3 has it, as far as it matters here."""
-
-    def set(self, key: str, value: Any) -> None:
-        assert value is not None
-        self[key] = value
-
-
-class BrokenStore:
-    """A state store whose backend is down."""
-
-    def get(self, key: str) -> Any:
-        raise RuntimeError("the backend is down")
-
-    set = get
-
-
-def attempt(number: int, store: Any = None, request: Any = REQUEST, *, uploads: bool = False, **ti: Any) -> Attempts:
-    """Return what the attempt of this number knows; ``ti`` are attributes of its task instance."""
-    defaults = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": number}
-    context: Any = {"ti": SimpleNamespace(**defaults | ti)}
-    if store is not None:
-        context["task_state_store"] = store
-    log = logging.getLogger("task")
-    return Attempts(context, request, hook=PortkeyHook(), is_reusable=is_reusable, log=log)
-
-
-def is_reusable(batch: Batch) -> bool:
-    return judge(batch, Policy()).outcome in (Outcome.WAIT, Outcome.SUCCEED)
-
-
-def create_batch(made_by: Attempts, input_file_id: str | None = None) -> Batch:
-    return PortkeyHook().create_batch(
-        input_file_id or upload_file(), "/v1/embeddings", metadata={METADATA_KEY: made_by.key}
-    )
-
-
-def create_another_batch() -> None:
-    """Create a batch that is not the task's."""
-    PortkeyHook().create_batch(upload_file(), "/v1/embeddings", metadata={"owner": "another"})
-
-
-def upload_file() -> str:
-    return PortkeyHook().upload_file(__file__)
 
 
 @pytest.fixture(autouse=True)
@@ -287,11 +236,6 @@ def test_a_batch_is_found_though_the_store_is_down() -> None:
     batch = create_batch(first)
     first.record_created(batch)
     assert attempt(2, BrokenStore()).recover("fail") == batch
-
-
-@pytest.fixture
-def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_max_backoff(monkeypatch, 0.01)
 
 
 def batch_of_file(batch_id: str, input_file_id: str | None, metadata: dict[str, str] | None = None) -> dict[str, Any]:
