@@ -356,7 +356,7 @@ class Attempts:
         except Exception as error:  # noqa: BLE001 - a backend may raise anything
             self._log.warning("Cannot read the task's state store: %s", type(error).__name__)
             return {}
-        return dict(record) if isinstance(record, dict) and str(record.get("key")).startswith(self._task) else {}
+        return record if isinstance(record, dict) and str(record.get("key")).startswith(self._task) else {}
 
     def _write(self, **values: str) -> bool:
         """Write the record of this attempt; return whether it is there."""

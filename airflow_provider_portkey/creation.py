@@ -43,7 +43,7 @@ class Source:
     """
     The requests of a batch.
 
-    :param identity: what tells them from others: the digest of the requests, or the id of their file
+    :param identity: the digest of the requests, or the id of their file: the same requests have the same one
     :param file_id: a file that was uploaded before
     :param path: otherwise a file to upload, or the body of the call if ``inline``
     :param inline: whether the call itself has the requests
